@@ -1,0 +1,1 @@
+//! The C table of vmrt, from both sides.

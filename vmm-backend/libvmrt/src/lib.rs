@@ -1,0 +1,1 @@
+//! libvmrt.so: the C table joined to vmm-backend.

@@ -1,0 +1,1 @@
+//! VmRuntime: one virtual machine for each sandbox.
