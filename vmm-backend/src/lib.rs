@@ -1,1 +1,40 @@
-//! VmRuntime: one virtual machine for each sandbox.
+//! The runtime on the host: one virtual machine for each sandbox.
+//!
+//! [`VmRuntime`] implements [`Runtime`](runtime_api::Runtime). Reading order: what it is opened with,
+//! what a process goes through, what a container and a sandbox are made of, how the guest and the
+//! hypervisor are spoken to, and what the host keeps for them.
+
+mod runtime;
+pub use runtime::{Host, VmRuntime};
+
+mod config;
+pub use config::{CONFIG_PATH, CONFIG_VARIABLE, Config};
+
+mod phase;
+
+mod process;
+
+mod container;
+
+mod sandbox;
+
+mod machine;
+
+mod guest;
+
+mod streams;
+
+mod bundle;
+
+mod layout;
+
+mod mount;
+
+mod record;
+
+mod events;
+
+mod cleanup;
+pub use cleanup::{Leftover, cleanup};
+
+pub mod vmm;

@@ -12,6 +12,9 @@ pub const PORT_NAME: &str = "vmrt.agent";
 /// The 9p mount tag of the sandbox's shared directory.
 pub const SHARE_TAG: &str = "share";
 
+/// Where the agent mounts the shared directory in the guest.
+pub const SHARE_DIRECTORY: &str = "/run/vmrt/share";
+
 /// The most data that one [`ReadOutputResponse`] or [`WriteInputRequest`] carries, in bytes.
 pub const MAX_CHUNK: usize = 1 << 20;
 

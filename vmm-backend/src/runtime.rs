@@ -1,0 +1,406 @@
+//! [`VmRuntime`]: the trait on the host, with a virtual machine for each sandbox.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use runtime_api::{
+    Capabilities, ContainerId, CreateContainer, CreateSandbox, Created, Error, ErrorKind,
+    EventStream, Exec, ExitStatus, Handle, Key, KillScope, Pid, ProcessInfo, ProcessRef,
+    ProcessState, Result, Runtime, SandboxId, SandboxStatus, Signal, Stats, Token,
+    Update, WindowSize,
+};
+
+use crate::bundle::Bundle;
+use crate::config::Config;
+use crate::container::Container;
+use crate::events::EventQueue;
+use crate::guest::GUEST_CAPABILITIES;
+use crate::machine::Machine;
+use crate::phase::Phase;
+use crate::process::Process;
+use crate::sandbox::{Launch, Sandbox};
+use crate::vmm::Lifetime;
+
+/// What a runtime is opened with.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Where the sandboxes' directories are; it exists, has mode 0700, and belongs to this runtime.
+    pub state_dir: PathBuf,
+    /// Where the verdict about KVM is kept, for all runtimes of the host.
+    pub accelerator_cache: PathBuf,
+    /// What the death of this process means for its machines.
+    pub lifetime: Lifetime,
+    /// The configuration.
+    pub config: Config,
+}
+
+/// Runs every sandbox in a virtual machine of its own.
+pub struct VmRuntime(Arc<Shared>);
+
+struct Shared {
+    host: Host,
+    registry: Mutex<Registry>,
+    events: Arc<EventQueue>,
+}
+
+#[derive(Default)]
+struct Registry {
+    sandboxes: HashMap<SandboxId, Arc<Sandbox>>,
+    containers: HashMap<ContainerId, Arc<Container>>,
+    /// The same containers by key.
+    keys: HashMap<Key, Arc<Container>>,
+    last_key: u64,
+}
+
+impl VmRuntime {
+    /// Opens a runtime. Nothing is started yet.
+    pub fn open(host: Host) -> Self {
+        let (registry, events) = (Mutex::default(), Arc::new(EventQueue::new()));
+        Self(Arc::new(Shared { host, registry, events }))
+    }
+}
+
+/// Runs work that must come to its end even when its caller goes away.
+async fn detached<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let broken = |source| Err(Error::internal("the operation broke").with_source(source));
+    tokio::spawn(work).await.unwrap_or_else(broken)
+}
+
+impl Shared {
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn container(&self, process: &ProcessRef) -> Result<Arc<Container>> {
+        let registry = self.registry();
+        let found = match process.key {
+            Some(key) => registry.keys.get(&key).filter(|found| found.id == process.container),
+            None => registry.containers.get(&process.container),
+        };
+        found.cloned().ok_or_else(|| Error::not_found(format!("container {}", process.container)))
+    }
+
+    /// A process that exists for daemons: neither one that is still being created nor one that is
+    /// gone.
+    fn process(&self, process: &ProcessRef) -> Result<(Arc<Container>, Arc<Process>)> {
+        let container = self.container(process)?;
+        let found = container.process(process.exec.as_ref())?;
+        match found.life.phase().status() {
+            Some(_) => Ok((container, found)),
+            None => Err(Error::not_found(format!("{process} is still being created"))),
+        }
+    }
+
+    fn init(&self, container: &ContainerId) -> Result<(Arc<Container>, Arc<Process>)> {
+        self.process(&ProcessRef::init(container.clone()))
+    }
+
+    async fn create_container(&self, request: CreateContainer) -> Result<Created> {
+        let bundle = Bundle::read(&request.bundle)?;
+        let container = self.reserve(&request, &bundle)?;
+        match Arc::clone(&container).create(&bundle).await {
+            Ok(pid) => {
+                let (id, key) = (container.id.clone(), Some(container.key));
+                let handle = Handle { container: id, key, token: Token::default() };
+                Ok(Created { handle, pid })
+            }
+            Err(error) => {
+                self.release(&container).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes the id, and finds or launches the sandbox.
+    fn reserve(&self, request: &CreateContainer, bundle: &Bundle) -> Result<Arc<Container>> {
+        let grouped = bundle.grouping(&request.id)?.sandbox;
+        let mut registry = self.registry();
+        if registry.containers.contains_key(&request.id) {
+            return Err(Error::already_exists(format!("container {}", request.id)));
+        }
+        let sandbox = match &request.sandbox {
+            Some(named) => registry
+                .sandboxes
+                .get(named)
+                .cloned()
+                .ok_or_else(|| Error::not_found(format!("sandbox {named}")))?,
+            None => match registry.sandboxes.get(&grouped) {
+                Some(sandbox) => Arc::clone(sandbox),
+                None => {
+                    let launch = Launch {
+                        id: grouped.clone(),
+                        hostname: bundle.hostname().to_owned(),
+                        config: self.host.config.with_options(&request.options)?,
+                        implicit: true,
+                    };
+                    let sandbox = Arc::new(Sandbox::launch(&self.host, launch)?);
+                    registry.sandboxes.insert(grouped, Arc::clone(&sandbox));
+                    sandbox
+                }
+            },
+        };
+        registry.last_key += 1;
+        let key =
+            Key::new(registry.last_key).ok_or_else(|| Error::internal("the keys have run out"))?;
+        let container = Arc::new(Container::new(request, key, sandbox, Arc::clone(&self.events)));
+        registry.containers.insert(request.id.clone(), Arc::clone(&container));
+        registry.keys.insert(key, Arc::clone(&container));
+        Ok(container)
+    }
+
+    /// Gives the id back, and ends a sandbox that was there for its containers only.
+    async fn release(&self, container: &Arc<Container>) -> Result<()> {
+        let sandbox = &container.sandbox;
+        {
+            let mut registry = self.registry();
+            registry.containers.remove(&container.id);
+            registry.keys.remove(&container.key);
+            if !sandbox.implicit || registry.has_containers(sandbox) {
+                return Ok(());
+            }
+        }
+        self.destroy(sandbox).await
+    }
+
+    /// Ends a sandbox. It stays registered until it is gone, so that nobody takes its directory.
+    async fn destroy(&self, sandbox: &Sandbox) -> Result<()> {
+        sandbox.destroy().await?;
+        self.registry().sandboxes.remove(&sandbox.id);
+        Ok(())
+    }
+
+    async fn create_sandbox(&self, request: CreateSandbox) -> Result<Pid> {
+        if let Some(netns) = request.netns {
+            return Err(Error::unimplemented(format!(
+                "network namespace {} of sandbox {}",
+                netns.display(),
+                request.id
+            )));
+        }
+        let sandbox = {
+            let mut registry = self.registry();
+            if registry.sandboxes.contains_key(&request.id) {
+                return Err(Error::already_exists(format!("sandbox {}", request.id)));
+            }
+            let launch = Launch {
+                id: request.id.clone(),
+                hostname: request.hostname,
+                config: self.host.config.with_options(&request.options)?,
+                implicit: false,
+            };
+            let sandbox = Arc::new(Sandbox::launch(&self.host, launch)?);
+            registry.sandboxes.insert(request.id, Arc::clone(&sandbox));
+            sandbox
+        };
+        match sandbox.machine().await {
+            Ok(machine) => Ok(machine.pid()),
+            Err(error) => {
+                self.destroy(&sandbox).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn delete_sandbox(&self, id: SandboxId) -> Result<()> {
+        let sandbox = {
+            let registry = self.registry();
+            let sandbox = registry.sandbox(&id)?;
+            if registry.has_containers(&sandbox) {
+                return Err(Error::failed_precondition(format!("sandbox {id} has containers")));
+            }
+            sandbox
+        };
+        self.destroy(&sandbox).await
+    }
+
+    async fn delete(&self, process: ProcessRef) -> Result<ExitStatus> {
+        let container = self.container(&process)?;
+        if let Some(exec) = &process.exec {
+            let exec = container.process(Some(exec))?;
+            return container.delete_exec(&exec).await;
+        }
+        if container.init.life.phase() == Phase::Creating {
+            container.cancel_creation().await;
+        }
+        let exit = container.delete().await?;
+        self.release(&container).await?;
+        Ok(exit)
+    }
+}
+
+impl Registry {
+    fn sandbox(&self, id: &SandboxId) -> Result<Arc<Sandbox>> {
+        let found = self.sandboxes.get(id).cloned();
+        found.ok_or_else(|| Error::not_found(format!("sandbox {id}")))
+    }
+
+    fn has_containers(&self, sandbox: &Sandbox) -> bool {
+        self.containers.values().any(|container| container.sandbox.id == sandbox.id)
+    }
+}
+
+/// The machine of a process that may still be there.
+async fn machine_of(container: &Container, process: &Process) -> Result<Arc<Machine>> {
+    if process.life.phase().exit().is_some() {
+        return Err(Error::not_found(format!("{} has ended", process.reference)));
+    }
+    container.sandbox.machine().await
+}
+
+#[async_trait]
+impl Runtime for VmRuntime {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { sandbox: true, ..GUEST_CAPABILITIES }
+    }
+
+    async fn create_sandbox(&self, request: CreateSandbox) -> Result<Pid> {
+        let shared = Arc::clone(&self.0);
+        detached(async move { shared.create_sandbox(request).await }).await
+    }
+
+    async fn sandbox_status(&self, sandbox: &SandboxId) -> Result<SandboxStatus> {
+        let registry = self.0.registry();
+        let found = registry.sandbox(sandbox)?;
+        let mut containers: Vec<_> =
+            registry.containers.values().filter(|one| one.sandbox.id == *sandbox).collect();
+        containers.sort_by_key(|container| container.key.number());
+        Ok(SandboxStatus {
+            state: found.state(),
+            pid: found.ready_machine().map_or(Pid(0), |machine| machine.pid()),
+            created_at: found.created_at,
+            containers: containers.into_iter().map(|container| container.id.clone()).collect(),
+        })
+    }
+
+    async fn delete_sandbox(&self, sandbox: &SandboxId) -> Result<()> {
+        let (shared, sandbox) = (Arc::clone(&self.0), sandbox.clone());
+        detached(async move { shared.delete_sandbox(sandbox).await }).await
+    }
+
+    async fn create_container(&self, request: CreateContainer) -> Result<Created> {
+        let shared = Arc::clone(&self.0);
+        detached(async move { shared.create_container(request).await }).await
+    }
+
+    async fn start(&self, process: &ProcessRef) -> Result<Pid> {
+        let (container, process) = self.0.process(process)?;
+        detached(async move {
+            let init = container.init.life.phase();
+            if process.reference.exec.is_some() && init != Phase::Running {
+                return Err(Error::failed_precondition(format!(
+                    "{}: its container does not run",
+                    process.reference
+                )));
+            }
+            let machine = container.sandbox.machine().await?;
+            process.start(&container, &machine).await
+        })
+        .await
+    }
+
+    async fn exec(&self, request: Exec) -> Result<()> {
+        let (container, _) = self.0.init(&request.container)?;
+        detached(container.exec(request)).await
+    }
+
+    async fn state(&self, process: &ProcessRef) -> Result<ProcessState> {
+        let (container, found) = self.0.process(process)?;
+        let phase = found.life.phase();
+        let Some(status) = phase.status() else {
+            return Err(Error::not_found(format!("{process} is gone")));
+        };
+        Ok(ProcessState {
+            bundle: container.bundle.clone(),
+            pid: container.pid(),
+            status,
+            stdio: found.stdio.clone(),
+            exit: phase.exit(),
+        })
+    }
+
+    async fn kill(&self, process: &ProcessRef, signal: Signal, scope: KillScope) -> Result<()> {
+        let (container, process) = self.0.process(process)?;
+        detached(async move {
+            let machine = machine_of(&container, &process).await?;
+            process.kill(&machine, signal, scope).await
+        })
+        .await
+    }
+
+    async fn wait(&self, process: &ProcessRef) -> Result<ExitStatus> {
+        let (_, found) = self.0.process(process)?;
+        let exit = found.life.exited().await;
+        exit.ok_or_else(|| Error::not_found(format!("{process} is gone")))
+    }
+
+    async fn delete(&self, process: &ProcessRef) -> Result<ExitStatus> {
+        let (shared, process) = (Arc::clone(&self.0), process.clone());
+        detached(async move { shared.delete(process).await }).await
+    }
+
+    async fn pause(&self, container: &ContainerId) -> Result<()> {
+        let (container, init) = self.0.init(container)?;
+        detached(async move { container.freeze(&init).await }).await
+    }
+
+    async fn resume(&self, container: &ContainerId) -> Result<()> {
+        let (container, init) = self.0.init(container)?;
+        detached(async move { container.thaw(&init).await }).await
+    }
+
+    async fn update(&self, request: Update) -> Result<()> {
+        let (container, init) = self.0.init(&request.container)?;
+        if init.life.phase().exit().is_some() {
+            return Err(Error::failed_precondition(format!("{} has ended", init.reference)));
+        }
+        let machine = container.sandbox.machine().await?;
+        detached(async move { machine.guest().tasks().update(request).await }).await
+    }
+
+    async fn stats(&self, container: &ContainerId) -> Result<Stats> {
+        let (found, _) = self.0.init(container)?;
+        found.sandbox.machine().await?.guest().tasks().stats(container).await
+    }
+
+    async fn pids(&self, container: &ContainerId) -> Result<Vec<ProcessInfo>> {
+        let (found, init) = self.0.init(container)?;
+        match machine_of(&found, &init).await {
+            Ok(machine) => machine.guest().tasks().pids(container).await,
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn resize_pty(&self, process: &ProcessRef, size: WindowSize) -> Result<()> {
+        let (container, found) = self.0.process(process)?;
+        if found.life.phase().exit().is_some() {
+            return Err(Error::failed_precondition(format!("{process} has ended")));
+        }
+        let machine = container.sandbox.machine().await?;
+        machine.guest().tasks().resize_pty(&found.reference, size).await
+    }
+
+    async fn close_io(&self, process: &ProcessRef) -> Result<()> {
+        let (_, process) = self.0.process(process)?;
+        process.close_input();
+        Ok(())
+    }
+
+    async fn attach(&self, _token: &Token) -> Result<Handle> {
+        Err(Error::unimplemented("attach"))
+    }
+
+    async fn dial(&self, sandbox: &SandboxId, port: u16) -> Result<OwnedFd> {
+        Err(Error::unimplemented(format!("dial to port {port} of sandbox {sandbox}")))
+    }
+
+    fn events(&self) -> Result<EventStream> {
+        self.0.events.take()
+    }
+}

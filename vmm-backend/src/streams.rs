@@ -1,0 +1,295 @@
+//! The streams of one process: between the endpoints on the host and the channel of the guest.
+//!
+//! Output is pulled: the next chunk is asked for when the last one has been written, so a reader that
+//! stalls holds up its own process and nothing else. At most one chunk of each stream is in memory.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use guest_api::Stream;
+use runtime_api::{Endpoint, Error, ErrorKind, ProcessRef, Result, ResultExt, Stdio};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::guest::Guest;
+
+/// How long a reader may take none of the output before the exit of the process is announced
+/// without waiting for it.
+const EXIT_PATIENCE: Duration = Duration::from_millis(100);
+/// How long a deletion waits for output that is still on its way.
+const DELETE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the guest may take to tell that a stream is drained once its process has ended.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+/// How much input is taken from a pipe at once.
+const INPUT_CHUNK: usize = 64 << 10;
+
+/// The endpoints of a process, open, before it exists.
+pub(crate) struct OpenStreams {
+    stdin: Option<Input>,
+    stdout: Option<Sink>,
+    stderr: Option<Sink>,
+}
+
+struct Input {
+    pipe: pipe::Receiver,
+    /// Keeps the pipe from ending until the daemon says so (CloseIO): its clients come and go.
+    writer: pipe::Sender,
+}
+
+enum Sink {
+    Fifo(pipe::Sender),
+    File(File),
+}
+
+impl OpenStreams {
+    /// Opens the endpoints.
+    ///
+    /// # Errors
+    /// `NotFound` and `InvalidArgument` naming the endpoint; `Unimplemented` for a binary.
+    pub(crate) fn open(stdio: &Stdio) -> Result<Self> {
+        let stderr = if stdio.terminal { None } else { sink(&stdio.stderr)? };
+        Ok(Self { stdin: input(&stdio.stdin)?, stdout: sink(&stdio.stdout)?, stderr })
+    }
+
+    /// What the guest has to be told: a channel for each endpoint that there is.
+    pub(crate) fn guest_stdio(&self, terminal: bool) -> Stdio {
+        let channel = |open: bool| if open { Endpoint::Channel } else { Endpoint::Null };
+        Stdio {
+            stdin: channel(self.stdin.is_some()),
+            stdout: channel(self.stdout.is_some()),
+            stderr: channel(self.stderr.is_some()),
+            terminal,
+        }
+    }
+
+    /// Starts to move bytes.
+    pub(crate) fn run(self, guest: &Arc<Guest>, process: &ProcessRef) -> Streams {
+        let output = |sink: Option<Sink>, stream| {
+            sink.map(|sink| Output::spawn(Arc::clone(guest), process.clone(), stream, sink))
+        };
+        let outputs = [
+            output(self.stdout, Stream::STREAM_STDOUT),
+            output(self.stderr, Stream::STREAM_STDERR),
+        ];
+        let (close, closed) = watch::channel(false);
+        let input = self.stdin.map(|input| {
+            tokio::spawn(pump_input(Arc::clone(guest), process.clone(), input, closed))
+        });
+        Streams { outputs: outputs.into_iter().flatten().collect(), input, close }
+    }
+}
+
+fn input(endpoint: &Endpoint) -> Result<Option<Input>> {
+    let open = |path: &Path| {
+        let pipe = pipe::OpenOptions::new().open_receiver(path)?;
+        let writer = pipe::OpenOptions::new().open_sender(path)?;
+        Ok(Some(Input { pipe, writer }))
+    };
+    match endpoint {
+        Endpoint::Null => Ok(None),
+        Endpoint::Fifo(path) => open(path).map_err(|error| open_error(endpoint, error)),
+        Endpoint::File(_) | Endpoint::Binary(_) | Endpoint::Channel => {
+            Err(Error::invalid_argument(format!("{endpoint} cannot be a standard input")))
+        }
+    }
+}
+
+fn sink(endpoint: &Endpoint) -> Result<Option<Sink>> {
+    match endpoint {
+        Endpoint::Null => Ok(None),
+        // Open for reading too: a daemon that goes away must not break the pipe.
+        Endpoint::Fifo(path) => pipe::OpenOptions::new()
+            .read_write(true)
+            .open_sender(path)
+            .map(|pipe| Some(Sink::Fifo(pipe)))
+            .map_err(|error| open_error(endpoint, error)),
+        Endpoint::File(path) => File::options()
+            .append(true)
+            .create(true)
+            .open(path)
+            .map(|file| Some(Sink::File(file)))
+            .map_err(|error| open_error(endpoint, error)),
+        Endpoint::Binary(_) => Err(Error::unimplemented(format!("log program {endpoint}"))),
+        Endpoint::Channel => Err(Error::invalid_argument("a channel ends inside a guest only")),
+    }
+}
+
+fn open_error(endpoint: &Endpoint, error: std::io::Error) -> Error {
+    let kind = match error.kind() {
+        std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+        std::io::ErrorKind::InvalidInput => ErrorKind::InvalidArgument,
+        _ => ErrorKind::Internal,
+    };
+    Error::new(kind, format!("open stream {endpoint}")).with_source(error)
+}
+
+/// The streams of a living process.
+pub(crate) struct Streams {
+    outputs: Vec<Output>,
+    input: Option<JoinHandle<()>>,
+    close: watch::Sender<bool>,
+}
+
+impl Streams {
+    /// Ends the standard input once what is queued has been delivered.
+    pub(crate) fn close_input(&self) {
+        self.close.send_replace(true);
+    }
+
+    /// Waits until all that the ended process wrote has been passed on, for as long as the readers
+    /// take it.
+    pub(crate) async fn flush_for_exit(&self) {
+        for output in &self.outputs {
+            output.drained(EXIT_PATIENCE).await;
+        }
+    }
+
+    /// Waits for the rest of the output, at most 10 s, and ends everything.
+    pub(crate) async fn finish(self) {
+        if let Some(input) = self.input {
+            input.abort();
+        }
+        for output in self.outputs {
+            output.drained(DELETE_PATIENCE).await;
+            output.task.abort();
+        }
+    }
+
+    /// Ends everything at once.
+    pub(crate) fn abort(self) {
+        if let Some(input) = self.input {
+            input.abort();
+        }
+        for output in self.outputs {
+            output.task.abort();
+        }
+    }
+}
+
+/// How far one output stream is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Progress {
+    /// Bytes that have been passed on.
+    written: u64,
+    /// Whether the pump waits for the reader, not for the guest.
+    blocked: bool,
+    /// Whether all that the process itself wrote has been passed on.
+    drained: bool,
+}
+
+struct Output {
+    task: JoinHandle<()>,
+    progress: watch::Receiver<Progress>,
+}
+
+impl Output {
+    fn spawn(guest: Arc<Guest>, process: ProcessRef, stream: Stream, sink: Sink) -> Self {
+        let (report, progress) = watch::channel(Progress::default());
+        let task = tokio::spawn(async move {
+            if let Err(error) = pump_output(&guest, &process, stream, sink, &report).await {
+                log::warn!("{stream:?} of {process}: {}", error.chain());
+            }
+            report.send_modify(|progress| progress.drained = true);
+        });
+        Self { task, progress }
+    }
+
+    /// Waits until the stream is drained, or its reader takes nothing for as long as `patience`.
+    async fn drained(&self, patience: Duration) {
+        let mut progress = self.progress.clone();
+        let all = async {
+            loop {
+                let seen = *progress.borrow_and_update();
+                if seen.drained {
+                    return;
+                }
+                let patience = if seen.blocked { patience } else { DRAIN_DEADLINE };
+                match timeout(patience, progress.changed()).await {
+                    Ok(Ok(())) => {}
+                    // Nothing moved in time, or the pump is gone.
+                    Ok(Err(_)) | Err(_) => return,
+                }
+            }
+        };
+        all.await;
+    }
+}
+
+async fn pump_output(
+    guest: &Guest,
+    process: &ProcessRef,
+    stream: Stream,
+    mut sink: Sink,
+    report: &watch::Sender<Progress>,
+) -> Result<()> {
+    loop {
+        let chunk = guest.read_output(process, stream).await?;
+        if chunk.drained || chunk.eof {
+            report.send_modify(|progress| progress.drained = true);
+        }
+        if chunk.eof {
+            return Ok(());
+        }
+        sink.write(&chunk.data, report).await?;
+    }
+}
+
+impl Sink {
+    async fn write(&mut self, mut data: &[u8], report: &watch::Sender<Progress>) -> Result<()> {
+        match self {
+            Self::File(file) => file.write_all(data).internal(|| "append to the log file"),
+            Self::Fifo(pipe) => {
+                while !data.is_empty() {
+                    report.send_if_modified(|progress| {
+                        !std::mem::replace(&mut progress.blocked, true)
+                    });
+                    let count = pipe.write(data).await.internal(|| "write to the pipe")?;
+                    data = &data[count..];
+                    report.send_modify(|progress| {
+                        progress.written += count as u64;
+                        progress.blocked = false;
+                    });
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn pump_input(
+    guest: Arc<Guest>,
+    process: ProcessRef,
+    input: Input,
+    mut closed: watch::Receiver<bool>,
+) {
+    let Input { mut pipe, writer } = input;
+    let mut writer = Some(writer);
+    let mut buffer = vec![0; INPUT_CHUNK];
+    loop {
+        let count = tokio::select! {
+            read = pipe.read(&mut buffer) => match read {
+                Ok(0) | Err(_) => break,
+                Ok(count) => count,
+            },
+            // Without our own writer the pipe ends when the daemon's client has closed it.
+            _ = closed.wait_for(|closed| *closed), if writer.is_some() => {
+                writer = None;
+                continue;
+            }
+        };
+        if let Err(error) = guest.write_input(&process, buffer[..count].to_vec()).await {
+            // The process has closed its input or has ended: the rest is for nobody.
+            log::debug!("input of {process}: {}", error.chain());
+            break;
+        }
+    }
+    if let Err(error) = guest.tasks().close_io(&process).await {
+        log::debug!("end of input of {process}: {}", error.chain());
+    }
+}

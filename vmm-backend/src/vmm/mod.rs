@@ -1,0 +1,90 @@
+//! The seam between the runtime and a hypervisor.
+//!
+//! A [`Vmm`] is a driver: it turns a [`VmSpec`] into a running [`Vm`]. Nothing outside this module
+//! knows which hypervisor runs a sandbox; what one can and another cannot is data
+//! ([`VmmCapabilities`]).
+//!
+//! ```text
+//!            boot(spec)                        connect()
+//!  VmSpec ───────────────► Vm, agent's side ─────────────► UnixStream to the agent
+//!     │   error: nothing    of the channel is open
+//!     │   is left behind     │        │
+//!     │                pause │▲resume │ kill(), guest ends, VMM dies
+//!     │                      ▼│       ▼
+//!     │                     paused ─► VmExit (latched: every waiter sees the same one)
+//! ```
+//!
+//! Everything that belongs to one sandbox is named by a path in its [`VmSpec`] and no device
+//! depends on the sandbox, so that a clone of a saved template can later be given the same devices
+//! and other paths.
+
+mod error;
+pub mod qemu;
+mod types;
+
+use async_trait::async_trait;
+use tokio::net::UnixStream;
+
+pub use error::VmmError;
+pub use types::{
+    Accelerator, AgentChannel, ExitReason, GuestImage, Lifetime, Mebibytes, SharedFs, VmExit,
+    VmSpec, VmmCapabilities,
+};
+
+/// A hypervisor driver.
+#[async_trait]
+pub trait Vmm: Send + Sync {
+    /// The driver's name as it stands in configuration and logs.
+    fn name(&self) -> &'static str;
+
+    /// What this driver can do now.
+    fn capabilities(&self) -> &VmmCapabilities;
+
+    /// Boots a virtual machine and returns once the agent has opened its side of the channel.
+    ///
+    /// Dropping the future, like an error, leaves neither a process nor a file of this module
+    /// behind; the sandbox's directory itself belongs to the caller.
+    ///
+    /// # Errors
+    /// One variant of [`VmmError`] for each cause a user can act on; [`VmmError::BootTimeout`]
+    /// after [`VmSpec::boot_deadline`].
+    async fn boot(&self, spec: &VmSpec) -> Result<Box<dyn Vm>, VmmError>;
+}
+
+/// A running virtual machine.
+///
+/// Dropping it ends the machine if its [`Lifetime`] says so, and else detaches from it.
+#[async_trait]
+pub trait Vm: Send + Sync {
+    /// The host's process id of the VMM: alive exactly as long as the machine.
+    fn pid(&self) -> u32;
+
+    /// Opens the channel to the agent; it carries one connection at a time.
+    ///
+    /// # Errors
+    /// [`VmmError::Channel`] if the VMM does not accept.
+    async fn connect(&self) -> Result<UnixStream, VmmError>;
+
+    /// Stops all virtual CPUs. Pausing a paused machine is no error.
+    ///
+    /// # Errors
+    /// [`VmmError::Control`] if the VMM refuses, is gone or does not answer in time.
+    async fn pause(&self) -> Result<(), VmmError>;
+
+    /// Lets the virtual CPUs run. Resuming a running machine is no error.
+    ///
+    /// # Errors
+    /// As for [`Vm::pause`].
+    async fn resume(&self) -> Result<(), VmmError>;
+
+    /// Waits until the machine has ended, for any number of waiters, and tells why.
+    async fn exited(&self) -> VmExit;
+
+    /// Ends the VMM with SIGKILL and reaps it. A second call, or one after the exit, succeeds at
+    /// once.
+    ///
+    /// # Errors
+    /// [`VmmError::Unkillable`] if the process is still there after some seconds, as one in
+    /// uninterruptible sleep would be.
+    async fn kill(&self) -> Result<(), VmmError>;
+}

@@ -1,0 +1,194 @@
+//! The QEMU process: how it starts, how its end is noticed, how it is made to end.
+//!
+//! Everything goes through a pidfd, so that no process id can be mistaken for a reused one and no
+//! signal handler has to be installed in a process that may be somebody else's daemon.
+#![expect(
+    unsafe_code,
+    reason = "pre_exec is the only race-free way to set PDEATHSIG; AsyncFd cannot check its descriptor"
+)]
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getppid, pidfd_open, pidfd_send_signal,
+    set_parent_process_death_signal, waitid,
+};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::vmm::Lifetime;
+
+/// How long a killed QEMU may take to give its memory back before its owner gives up on it.
+pub(super) const KILL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    Exited(i32),
+    Signaled(i32),
+    /// Somebody else reaped it.
+    Lost,
+}
+
+/// What a process is given besides its arguments.
+pub(super) struct Descriptors {
+    pub(super) stdin: OwnedFd,
+    pub(super) stderr: OwnedFd,
+}
+
+/// A child process.
+pub(super) struct Process {
+    pid: Pid,
+    pidfd: AsyncFd<OwnedFd>,
+    status: Mutex<Option<Status>>,
+}
+
+impl Process {
+    /// Starts a program in a process group of its own, with an empty environment and no descriptors
+    /// but those given. A surviving process is started without pre_exec, by posix_spawn: its owner
+    /// is a large daemon with many threads, whose descriptors are expected to be close-on-exec.
+    pub(super) fn spawn(
+        program: &Path,
+        arguments: &[OsString],
+        descriptors: Descriptors,
+        lifetime: Lifetime,
+    ) -> io::Result<Self> {
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .env_clear()
+            .process_group(0)
+            .stdin(descriptors.stdin)
+            .stdout(Stdio::null())
+            .stderr(descriptors.stderr);
+        if lifetime == Lifetime::DiesWithOwner {
+            let owner = rustix::process::getpid();
+            // SAFETY: `tie_to` only makes system calls, so it is safe between fork and exec.
+            unsafe { command.pre_exec(move || tie_to(owner)) };
+        }
+        let mut child = command.spawn()?;
+        match watch(child.id()) {
+            Ok((pid, pidfd)) => {
+                raise_oom_score(pid);
+                Ok(Self { pid, pidfd, status: Mutex::new(None) })
+            }
+            Err(error) => {
+                child.kill()?;
+                child.wait()?;
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().cast_unsigned()
+    }
+
+    /// Waits for the end and reaps.
+    pub(super) async fn exited(&self) -> Status {
+        loop {
+            if let Some(status) = self.reap() {
+                return status;
+            }
+            if let Ok(mut ready) = self.pidfd.readable().await {
+                // A pidfd that has become readable stays so, but the wait below it is what decides.
+                if let Some(status) = self.reap() {
+                    return status;
+                }
+                ready.clear_ready();
+            } else {
+                return Status::Lost;
+            }
+        }
+    }
+
+    /// Sends SIGKILL; a process that has gone already is no error.
+    pub(super) fn kill(&self) {
+        if self.reap().is_none()
+            && let Err(error) = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL)
+        {
+            log::warn!("cannot kill process {}: {error}", self.pid());
+        }
+    }
+
+    /// Kills and reaps without an executor, for destructors. Blocks the thread for the milliseconds
+    /// that the kernel needs to take the process down, in the worst case for [`KILL_DEADLINE`].
+    pub(super) fn kill_and_reap(&self) {
+        self.kill();
+        let deadline = Timespec::try_from(KILL_DEADLINE).ok();
+        let mut ends = [PollFd::new(self.pidfd.get_ref(), PollFlags::IN)];
+        if self.reap().is_none()
+            && (poll(&mut ends, deadline.as_ref()).is_err() || self.reap().is_none())
+        {
+            log::error!("process {} is still there after SIGKILL", self.pid());
+        }
+    }
+
+    /// The status if the process has ended; never blocks.
+    pub(super) fn reap(&self) -> Option<Status> {
+        let mut latched = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        if latched.is_none() {
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            *latched = match waitid(WaitId::PidFd(self.pidfd.get_ref().as_fd()), options) {
+                Ok(None) => None,
+                Ok(Some(end)) => Some(match (end.exit_status(), end.terminating_signal()) {
+                    (Some(code), _) => Status::Exited(code),
+                    (None, Some(signal)) => Status::Signaled(signal),
+                    (None, None) => Status::Lost,
+                }),
+                // ECHILD: whoever owns this process ignores SIGCHLD or waits for all of its
+                // children.
+                Err(_) => Some(Status::Lost),
+            };
+        }
+        *latched
+    }
+}
+
+/// Opens the pidfd of a child that has not been reaped.
+fn watch(pid: u32) -> io::Result<(Pid, AsyncFd<OwnedFd>)> {
+    let pid = Pid::from_raw(pid.cast_signed()).ok_or(io::ErrorKind::InvalidInput)?;
+    let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+    // SAFETY: an OwnedFd names the same open descriptor until it is dropped, which AsyncFd does
+    // after deregistering it.
+    let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
+    Ok((pid, pidfd))
+}
+
+/// Runs between fork and exec: the process gets SIGKILL when the thread that forked ends, and keeps
+/// no descriptor above stderr.
+fn tie_to(owner: Pid) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    if getppid() != Some(owner) {
+        // The owner died before the signal was set: nobody is left to report to.
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    // SAFETY: no pointers are involved; CLOEXEC leaves the descriptor by which std reports a failed
+    // exec open.
+    match unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Under memory pressure a sandbox has to go before the daemon that owns it, whose own score may be
+/// -999.
+fn raise_oom_score(pid: Pid) {
+    let raise = || -> io::Result<()> {
+        let own = std::fs::read_to_string("/proc/self/oom_score_adj")?;
+        let own: i32 = own.trim().parse().map_err(io::Error::other)?;
+        let raised = (own + 1).clamp(0, 1000);
+        std::fs::write(format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero()), raised.to_string())
+    };
+    if let Err(error) = raise() {
+        log::warn!("cannot raise the oom_score_adj of process {}: {error}", pid.as_raw_nonzero());
+    }
+}

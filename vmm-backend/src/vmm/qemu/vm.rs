@@ -1,0 +1,317 @@
+//! One QEMU process from its start to its end.
+//!
+//! ```text
+//!  Launch ── QMP greets ──► supervised ── port opened ──► QemuVm ── drop, by Lifetime ──► killed or detached
+//!    │                          │                            │
+//!    └── drop: kill, reap, unlink the sockets ◄──────────────┘ kill()
+//! ```
+//!
+//! One task owns the control connection and both outputs; it ends with the process and latches its
+//! [`VmExit`].
+
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::arguments::{AGENT_PORT, Sockets, arguments};
+use super::diagnosis;
+use super::output::{Tail, stderr_pipe};
+use super::process::{Descriptors, KILL_DEADLINE, Process, Status};
+use super::qmp::{self, Connection, Event, Qmp};
+use crate::vmm::{ExitReason, Lifetime, Vm, VmExit, VmSpec, VmmError};
+
+/// How long the outputs of a dead process may take to end; what they hold is in the kernel's
+/// buffers already.
+const DRAIN_DEADLINE: Duration = Duration::from_millis(100);
+
+/// A process, its sockets, and what happens to them when they are dropped.
+struct Machine {
+    process: Arc<Process>,
+    sockets: Sockets,
+    lifetime: Lifetime,
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if self.lifetime == Lifetime::DiesWithOwner {
+            self.process.kill_and_reap();
+        }
+        if self.process.reap().is_some() {
+            self.sockets.remove();
+        }
+    }
+}
+
+/// What the machine has said and done so far.
+#[derive(Default)]
+struct Outputs {
+    console: Tail,
+    stderr: Tail,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Progress {
+    agent_open: bool,
+    reason: Option<ExitReason>,
+    exit: Option<VmExit>,
+}
+
+/// A booted machine.
+pub(super) struct QemuVm {
+    machine: Machine,
+    qmp: Qmp,
+    progress: watch::Receiver<Progress>,
+    supervisor: JoinHandle<()>,
+}
+
+/// Boots: every early return and a drop of the future end the process by [`Machine`]'s destructor.
+pub(super) async fn boot(program: &Path, spec: &VmSpec) -> Result<QemuVm, VmmError> {
+    let (machine, stderr) = start(program, spec)?;
+    let outputs = Arc::new(Outputs::default());
+    let booting = bring_up(program, spec, machine, stderr, &outputs);
+    match timeout(spec.boot_deadline, booting).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(VmmError::BootTimeout {
+            deadline: spec.boot_deadline,
+            detail: diagnosis::last_words(&outputs.console, &outputs.stderr),
+        }),
+    }
+}
+
+/// Starts the process. While it boots it must not outlive this future, whatever the spec says about
+/// later.
+fn start(program: &Path, spec: &VmSpec) -> Result<(Machine, pipe::Receiver), VmmError> {
+    let sockets = Sockets::new(&spec.directory)?;
+    let host = |attempt: &'static str, path: &Path| {
+        let path = path.to_owned();
+        move |source: io::Error| VmmError::Host { attempt, path, source }
+    };
+    sockets.remove();
+    // Bound here and inherited as stdin, the way inetd does: connecting succeeds at once, without
+    // polling for a socket that QEMU makes some time after its start.
+    let listener = UnixListener::bind(&sockets.qmp).map_err(host("bind", &sockets.qmp))?;
+    let (stderr, inherited) = stderr_pipe().map_err(host("make a pipe for", program))?;
+    let descriptors = Descriptors { stdin: listener.into(), stderr: inherited };
+    let line = arguments(spec, &sockets);
+    match Process::spawn(program, &line, descriptors, spec.lifetime) {
+        Ok(process) => {
+            let process = Arc::new(process);
+            Ok((Machine { process, sockets, lifetime: Lifetime::DiesWithOwner }, stderr))
+        }
+        Err(error) => {
+            sockets.remove();
+            Err(host("start", program)(error))
+        }
+    }
+}
+
+async fn bring_up(
+    program: &Path,
+    spec: &VmSpec,
+    machine: Machine,
+    stderr: pipe::Receiver,
+    outputs: &Arc<Outputs>,
+) -> Result<QemuVm, VmmError> {
+    let (qmp, connection, console) = match control(program, &machine.sockets).await? {
+        Ok(connected) => connected,
+        Err(lost) => {
+            log::debug!("QEMU closed its control connection: {lost}");
+            // It is about to end; if it does not, the caller's deadline strikes.
+            let collect = outputs.stderr.collect(stderr);
+            let (status, ()) = tokio::join!(machine.process.exited(), collect);
+            let reason = reason(None, status);
+            return Err(diagnosis::died(spec, reason, &outputs.console, &outputs.stderr));
+        }
+    };
+    let (sender, progress) = watch::channel(Progress::default());
+    let supervisor = tokio::spawn(supervise(
+        machine.process.clone(),
+        connection,
+        (console, stderr),
+        outputs.clone(),
+        sender,
+    ));
+    let mut vm = QemuVm { machine, qmp, progress, supervisor };
+    let ready = vm.wait_for(|progress| progress.agent_open || progress.exit.is_some()).await;
+    if let Some(exit) = ready.exit {
+        return Err(diagnosis::died(spec, exit.reason, &outputs.console, &outputs.stderr));
+    }
+    vm.machine.lifetime = spec.lifetime;
+    Ok(vm)
+}
+
+/// Connects to the control socket and the console. The inner error means that QEMU went away.
+async fn control(
+    program: &Path,
+    sockets: &Sockets,
+) -> Result<io::Result<(Qmp, Connection, UnixStream)>, VmmError> {
+    let connect = async {
+        let (qmp, connection, version) =
+            qmp::handshake(UnixStream::connect(&sockets.qmp).await?).await?;
+        io::Result::Ok((qmp, connection, UnixStream::connect(&sockets.console).await?, version))
+    };
+    match connect.await {
+        Ok((qmp, connection, console, version)) => {
+            version.check(program)?;
+            Ok(Ok((qmp, connection, console)))
+        }
+        Err(lost) => Ok(Err(lost)),
+    }
+}
+
+/// Follows the machine to its end.
+async fn supervise(
+    process: Arc<Process>,
+    connection: Connection,
+    (console, stderr): (UnixStream, pipe::Receiver),
+    outputs: Arc<Outputs>,
+    progress: watch::Sender<Progress>,
+) {
+    let follow = async {
+        tokio::join!(
+            connection.run(|event| progress.send_modify(|progress| progress.note(&event))),
+            outputs.console.collect(console),
+            outputs.stderr.collect(stderr),
+        );
+    };
+    tokio::pin!(follow);
+    let status = tokio::select! {
+        status = process.exited() => {
+            // The reason may still be in the connection's buffer.
+            let _ = timeout(DRAIN_DEADLINE, &mut follow).await;
+            status
+        }
+        () = &mut follow => process.exited().await,
+    };
+    progress.send_modify(|progress| {
+        let reason = reason(progress.reason, status);
+        let output = format!("{}{}", outputs.console.text(), outputs.stderr.text());
+        progress.exit = Some(VmExit { reason, output });
+    });
+}
+
+/// The events know more than the status: QEMU exits with 0 after a panic as well.
+fn reason(announced: Option<ExitReason>, status: Status) -> ExitReason {
+    announced.unwrap_or(match status {
+        Status::Exited(0) => ExitReason::Shutdown,
+        Status::Exited(code) => ExitReason::Crashed { code },
+        Status::Signaled(signal) => ExitReason::Killed { signal },
+        Status::Lost => ExitReason::Unknown,
+    })
+}
+
+impl Progress {
+    fn note(&mut self, event: &Event) {
+        match event {
+            Event::PortChanged { id, open } if id == AGENT_PORT => self.agent_open = *open,
+            Event::PortChanged { .. } => {}
+            Event::GuestPanicked => self.reason = Some(ExitReason::GuestPanicked),
+            // The first cause counts: a panic is followed by a shutdown.
+            Event::Shutdown { reason } => {
+                self.reason.get_or_insert(match reason.as_str() {
+                    "guest-panic" => ExitReason::GuestPanicked,
+                    "guest-reset" => ExitReason::GuestReset,
+                    _ => ExitReason::Shutdown,
+                });
+            }
+        }
+    }
+}
+
+impl QemuVm {
+    async fn wait_for(&self, condition: impl Fn(&Progress) -> bool) -> Progress {
+        let mut progress = self.progress.clone();
+        match progress.wait_for(|now| condition(now)).await {
+            Ok(now) => now.clone(),
+            // The supervisor was dropped together with its runtime.
+            Err(_) => {
+                let exit = VmExit { reason: ExitReason::Unknown, output: String::new() };
+                Progress { exit: Some(exit), ..Progress::default() }
+            }
+        }
+    }
+
+    async fn command(&self, command: &'static str) -> Result<(), VmmError> {
+        match self.qmp.execute(command).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(VmmError::Control { command, detail: error.to_string() }),
+        }
+    }
+}
+
+impl Drop for QemuVm {
+    fn drop(&mut self) {
+        self.supervisor.abort();
+    }
+}
+
+#[async_trait]
+impl Vm for QemuVm {
+    fn pid(&self) -> u32 {
+        self.machine.process.pid()
+    }
+
+    async fn connect(&self) -> Result<UnixStream, VmmError> {
+        let path = &self.machine.sockets.agent;
+        UnixStream::connect(path)
+            .await
+            .map_err(|source| VmmError::Channel { path: path.clone(), source })
+    }
+
+    async fn pause(&self) -> Result<(), VmmError> {
+        self.command("stop").await
+    }
+
+    async fn resume(&self) -> Result<(), VmmError> {
+        self.command("cont").await
+    }
+
+    async fn exited(&self) -> VmExit {
+        let unknown = VmExit { reason: ExitReason::Unknown, output: String::new() };
+        self.wait_for(|progress| progress.exit.is_some()).await.exit.unwrap_or(unknown)
+    }
+
+    async fn kill(&self) -> Result<(), VmmError> {
+        self.machine.process.kill();
+        if timeout(KILL_DEADLINE, self.exited()).await.is_err() {
+            return Err(VmmError::Unkillable { pid: self.pid(), waited: KILL_DEADLINE });
+        }
+        self.machine.sockets.remove();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(events: &[Event], status: Status) -> ExitReason {
+        let mut progress = Progress::default();
+        for event in events {
+            progress.note(event);
+        }
+        reason(progress.reason, status)
+    }
+
+    #[test]
+    fn events_tell_why_and_the_status_does_where_there_are_none() {
+        let shutdown = |reason: &str| Event::Shutdown { reason: reason.into() };
+        let panic = [Event::GuestPanicked, shutdown("guest-panic")];
+        assert_eq!(ended(&panic, Status::Exited(0)), ExitReason::GuestPanicked);
+        let reset = [shutdown("guest-reset")];
+        assert_eq!(ended(&reset, Status::Exited(0)), ExitReason::GuestReset);
+        assert_eq!(ended(&[shutdown("guest-shutdown")], Status::Exited(0)), ExitReason::Shutdown);
+        assert_eq!(ended(&[], Status::Exited(1)), ExitReason::Crashed { code: 1 });
+        assert_eq!(ended(&[], Status::Signaled(11)), ExitReason::Killed { signal: 11 });
+        assert_eq!(ended(&[], Status::Lost), ExitReason::Unknown);
+    }
+}
