@@ -1,0 +1,62 @@
+//! vmrt under the real containerd, driven by its real client.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails loudly")]
+
+mod confinement;
+mod errors;
+mod life;
+mod streams;
+mod volumes;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use conformance::{Daemon, Leaks};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A case: a sentence that says what holds, and the body that shows it with containers of the
+/// given name.
+type Case = (&'static str, fn(&Daemon, &str));
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let cases = [life::CASES, streams::CASES, confinement::CASES, volumes::CASES, errors::CASES];
+    if arguments.list {
+        return libtest_mimic::run(&arguments, trials(&cases.concat(), None)).exit_code();
+    }
+    let leaks = Leaks::remember();
+    let daemon = Arc::new(Daemon::start());
+    let conclusion = libtest_mimic::run(&arguments, trials(&cases.concat(), Some(&daemon)));
+    drop(daemon);
+    let left = leaks.found();
+    if left.is_empty() {
+        return conclusion.exit_code();
+    }
+    #[expect(clippy::print_stderr, reason = "the report of a test program")]
+    {
+        eprintln!("left behind by the suite: {left:#?}");
+    }
+    ExitCode::FAILURE
+}
+
+fn trials(cases: &[Case], daemon: Option<&Arc<Daemon>>) -> Vec<Trial> {
+    let trial = |&(name, body): &Case| {
+        let daemon = daemon.cloned();
+        Trial::test(name, move || {
+            let Some(daemon) = daemon else { return Ok(()) };
+            let id = daemon.new_id("c");
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                body(&daemon, &id);
+                daemon.leaves_nothing(&id);
+            }));
+            outcome.map_err(|panic| failed(panic.as_ref(), &daemon.log_about(&id)))
+        })
+    };
+    cases.iter().map(trial).collect()
+}
+
+fn failed(panic: &(dyn std::any::Any + Send), log: &str) -> Failed {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
+    Failed::from(format!("{text}\n-- the daemon's log --\n{log}"))
+}
