@@ -13,7 +13,7 @@ const SOCKETS: &str = "/run/containerd/s";
 /// Where sandboxes have their directories.
 const STATE: &str = "/run/vmrt";
 /// Files of the state directory that outlive sandboxes by design.
-const KEPT: [&str; 2] = ["accelerator.json", "accelerator.lock"];
+const KEPT: [&str; 1] = ["accelerator"];
 
 /// Waits until `condition` holds; false when it does not within `limit`.
 pub fn eventually(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {

@@ -1,0 +1,81 @@
+# shellcheck shell=bash
+# The files of the image and their way to the place where VMs find them. Sourced by
+# ../guest-image.sh, whose variables it uses.
+# shellcheck disable=SC2154
+#
+#   changed_since_built   true when a file of $out is missing or younger than the manifest
+#   claim_out             make $out.new, called $partial from then on
+#   pack_initramfs        $agent and $files to $partial/initramfs.img
+#   write_manifest        print the manifest
+#   replace_out           put $partial in the place of $out
+#   abandon_build         remove $partial, for whatever end before that
+
+changed_since_built() {
+    local file
+    for file in vmlinux initramfs.img; do
+        [[ -f $out/$file && ! $out/$file -nt $out/manifest.json ]] || return 0
+    done
+    return 1
+}
+
+claim_out() {
+    [[ ! -e $out || -e $out/manifest.json ]] || rmdir -- "$out" 2>/dev/null ||
+        die "$out exists and is no guest image: not replaced"
+    # Whoever holds the lock owns these names, so that what a killed run left goes here.
+    rm -rf -- "$out.new" "$out.old"
+    partial=$out.new
+    mkdir -- "$partial"
+    chmod 755 -- "$partial"
+}
+
+pack_initramfs() {
+    local vermagic
+    copy_modules "$modules" "$partial/modules" "${files[@]}"
+    vermagic=$(grep -aom1 'vermagic=[^ ]*' "$partial"/modules/01-*)
+    [[ ${vermagic#vermagic=} == "$(kernel_release "$partial/vmlinux")" ]] ||
+        die "$modules is of ${vermagic#vermagic=}, $kernel of $(kernel_release "$partial/vmlinux")"
+    make_initramfs "$agent" "$partial/modules" >"$partial/initramfs.img"
+    rm -rf -- "$partial/modules"
+    chmod 644 -- "$partial"/*
+}
+
+# `package` is empty for a kernel which was given. The names need no quoting in JSON.
+write_manifest() {
+    local module modules_json=
+    for module in "${files[@]}"; do
+        module=${module##*/}
+        modules_json+="${modules_json:+, }\"${module%.ko*}\""
+    done
+    cat <<JSON
+{
+    "format": 1,
+    "key": "$key",
+    "kernel": {"release": "$(kernel_release "$partial/vmlinux")", "package": "$kernel_package"},
+    "sha256": {
+        "vmlinux": "$(digest "$partial/vmlinux")",
+        "initramfs.img": "$(digest "$partial/initramfs.img")",
+        "agent": "$(digest "$agent")"
+    },
+    "modules": [$modules_json]
+}
+JSON
+}
+
+digest() { sha256sum <"$1" | cut -d ' ' -f 1; }
+
+# A directory cannot be renamed over another one: for a moment there is none, but never a mixed one.
+replace_out() {
+    [[ ! -e $out ]] || mv -T -- "$out" "$out.old"
+    mv -T -- "$partial" "$out"
+    rm -rf -- "$out.old"
+    partial=
+}
+
+abandon_build() {
+    [[ -n $partial ]] || return 0
+    rm -rf -- "$partial"
+    # Between the two renames the old image is all there is.
+    if [[ ! -e $out && -d $out.old ]]; then
+        mv -T -- "$out.old" "$out"
+    fi
+}

@@ -1,0 +1,117 @@
+//! The program of a container: found before it is needed, and run at last.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, execve, faccessat};
+use runtime_api::{Error, ErrorKind, Result};
+
+use crate::sys;
+
+/// Where programs are looked for when the process has no PATH (runc's default).
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Finds the program that `args` name, with the rights and in the root of the calling process.
+///
+/// # Errors
+/// `NotFound` when it is not there; `InvalidArgument` when it cannot be run.
+pub(super) fn find(args: Option<&[String]>, env: Option<&[String]>) -> Result<PathBuf> {
+    let name = args
+        .and_then(<[String]>::first)
+        .filter(|name| !name.is_empty())
+        .ok_or_else(|| Error::invalid_argument("process.args is empty"))?;
+    if name.contains('/') {
+        return match check(Path::new(name)) {
+            Ok(()) => Ok(name.into()),
+            Err(error) => Err(refused(name, error)),
+        };
+    }
+    let path = env
+        .and_then(|env| env.iter().find_map(|pair| pair.strip_prefix("PATH=")))
+        .unwrap_or(DEFAULT_PATH);
+    let mut last = None;
+    for directory in path.split(':') {
+        let candidate = Path::new(if directory.is_empty() { "." } else { directory }).join(name);
+        match check(&candidate) {
+            Ok(()) => return Ok(candidate),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(match last {
+        Some(error) => refused(name, error),
+        None => Error::not_found(format!("exec: {name:?}: executable file not found in $PATH")),
+    })
+}
+
+fn check(path: &Path) -> Result<(), Errno> {
+    let metadata = fs::metadata(path)
+        .map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+    if metadata.is_dir() {
+        return Err(Errno::EISDIR);
+    }
+    faccessat(nix::fcntl::AT_FDCWD, path, AccessFlags::X_OK, nix::fcntl::AtFlags::AT_EACCESS)
+}
+
+/// The error for a program that cannot be run.
+pub(super) fn refused(name: &str, error: Errno) -> Error {
+    let kind = match error {
+        Errno::ENOENT | Errno::ENOTDIR => ErrorKind::NotFound,
+        _ => ErrorKind::InvalidArgument,
+    };
+    Error::new(kind, format!("exec: {name:?}: {}", lower(error)))
+}
+
+/// The description of an error, as it reads inside a line.
+pub(super) fn lower(error: Errno) -> String {
+    let mut text = error.desc().to_owned();
+    if let Some(first) = text.get_mut(..1) {
+        first.make_ascii_lowercase();
+    }
+    text
+}
+
+/// Replaces this process by the program.
+pub(super) fn run(program: &Path, args: &[String], env: &[String]) -> io::Result<Infallible> {
+    let list = |strings: &[String]| -> io::Result<Vec<CString>> {
+        strings.iter().map(|string| Ok(CString::new(string.as_bytes())?)).collect()
+    };
+    let (path, args, env) =
+        (CString::new(program.as_os_str().as_bytes())?, list(args)?, list(env)?);
+    sys::restore_sigpipe()?;
+    Ok(execve(&path, &args, &env)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find_one(name: &str, path: &str) -> Result<PathBuf> {
+        find(Some(&[name.to_owned()]), Some(&[format!("PATH={path}")]))
+    }
+
+    #[test]
+    fn a_program_is_found_by_path_and_by_name() {
+        assert_eq!(find_one("/bin/sh", "").unwrap(), PathBuf::from("/bin/sh"));
+        assert_eq!(find_one("sh", "/nowhere:/bin").unwrap(), PathBuf::from("/bin/sh"));
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_named_in_one_line() {
+        for (name, kind, line) in [
+            ("/nope", ErrorKind::NotFound, "exec: \"/nope\": no such file or directory"),
+            ("nope", ErrorKind::NotFound, "exec: \"nope\": executable file not found in $PATH"),
+            ("/etc", ErrorKind::InvalidArgument, "exec: \"/etc\": is a directory"),
+            ("/etc/passwd", ErrorKind::InvalidArgument, "exec: \"/etc/passwd\": permission denied"),
+        ] {
+            let error = find_one(name, "/bin").unwrap_err();
+            assert_eq!((error.kind(), error.chain().as_str()), (kind, line));
+        }
+        assert_eq!(find(None, None).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    }
+}

@@ -1,0 +1,239 @@
+//! What the agent and its helper say to each other, over a pair of SOCK_SEQPACKET sockets.
+//!
+//! Both ends are the same program, so that the form needs no version. A request travels in a
+//! memfd_create(2) file because the environment of a process may exceed any packet.
+
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+
+use nix::cmsg_space;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
+    sendmsg, socketpair,
+};
+use runtime_api::{Error, ErrorKind, Result, ResultExt};
+use serde::{Deserialize, Serialize};
+
+use crate::sys;
+
+/// The longest reply; error messages are cut to fit.
+const MAX_REPLY: usize = 1 << 14;
+const MAX_MESSAGE: usize = 1 << 12;
+
+/// What a helper is asked for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    Create(Create),
+    Exec(Exec),
+    Update(Update),
+}
+
+/// The init process of a container. The descriptors are its streams, none for a terminal.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Create {
+    pub(crate) id: String,
+    pub(crate) bundle: PathBuf,
+    /// Where the directory called `id` is made for libcontainer's files.
+    pub(crate) state: PathBuf,
+    pub(crate) terminal: bool,
+}
+
+/// An additional process. The descriptors are a pidfd of the init process, then the streams, none
+/// for a terminal.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Exec {
+    pub(crate) bundle: PathBuf,
+    pub(crate) cgroup: PathBuf,
+    pub(crate) terminal: bool,
+    /// The `process` object, as JSON.
+    pub(crate) process: String,
+}
+
+/// Other limits. There are no descriptors.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Update {
+    pub(crate) cgroup: PathBuf,
+    /// The `linux.resources` object, as JSON.
+    pub(crate) resources: String,
+}
+
+/// What a helper answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    /// The cgroup is about to be made and joined; more follows.
+    Joining { cgroup: PathBuf },
+    /// Everything is there. The descriptor, if any, is the master of the terminal.
+    Done { pid: i32 },
+    /// Nothing is there.
+    Failed { fault: Fault, message: String },
+}
+
+/// The kinds of errors that a helper tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Fault {
+    NotFound,
+    InvalidArgument,
+    FailedPrecondition,
+    Internal,
+}
+
+impl Fault {
+    pub(crate) fn of(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::NotFound => Self::NotFound,
+            ErrorKind::InvalidArgument => Self::InvalidArgument,
+            ErrorKind::FailedPrecondition => Self::FailedPrecondition,
+            _ => Self::Internal,
+        }
+    }
+
+    pub(crate) fn kind(self) -> ErrorKind {
+        match self {
+            Self::NotFound => ErrorKind::NotFound,
+            Self::InvalidArgument => ErrorKind::InvalidArgument,
+            Self::FailedPrecondition => ErrorKind::FailedPrecondition,
+            Self::Internal => ErrorKind::Internal,
+        }
+    }
+}
+
+impl Reply {
+    pub(crate) fn failed(error: &Error) -> Self {
+        let mut message = error.chain();
+        let end = message.len().min(MAX_MESSAGE);
+        message.truncate((0..=end).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0));
+        Self::Failed { fault: Fault::of(error.kind()), message }
+    }
+}
+
+/// One end of the pair.
+pub(crate) struct Channel(OwnedFd);
+
+impl From<OwnedFd> for Channel {
+    fn from(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+}
+
+impl Channel {
+    /// Makes a pair.
+    pub(crate) fn pair() -> Result<(Self, Self)> {
+        let pair =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
+        pair.map(|(ours, theirs)| (Self(ours), Self(theirs))).internal(|| "make a socket pair")
+    }
+
+    pub(crate) fn into_socket(self) -> OwnedFd {
+        self.0
+    }
+
+    /// Sends a request with its descriptors. It does not wait for the other end.
+    pub(crate) fn send_request(&self, request: &Request, fds: &[OwnedFd]) -> Result<()> {
+        let send = || -> io::Result<()> {
+            let mut text = File::from(memfd_create("request", MFdFlags::MFD_CLOEXEC)?);
+            text.write_all(&serde_json::to_vec(request)?)?;
+            text.rewind()?;
+            let numbers: Vec<RawFd> = std::iter::once(text.as_fd())
+                .chain(fds.iter().map(AsFd::as_fd))
+                .map(|fd| fd.as_raw_fd())
+                .collect();
+            send_packet(&self.0, b"r", &numbers)
+        };
+        send().internal(|| "send a request to a helper")
+    }
+
+    /// Receives the request and its descriptors.
+    pub(crate) fn receive_request(&self) -> Result<(Request, Vec<OwnedFd>)> {
+        let receive = || -> io::Result<(Request, Vec<OwnedFd>)> {
+            let (_, mut fds) = receive_packet(&self.0)?;
+            if fds.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let mut text = Vec::new();
+            File::from(fds.remove(0)).read_to_end(&mut text)?;
+            Ok((serde_json::from_slice(&text)?, fds))
+        };
+        receive().internal(|| "receive the request of the agent")
+    }
+
+    /// Answers.
+    pub(crate) fn send_reply(&self, reply: &Reply, fd: Option<&OwnedFd>) -> Result<()> {
+        let numbers: Vec<RawFd> = fd.map(AsRawFd::as_raw_fd).into_iter().collect();
+        let send = || send_packet(&self.0, &serde_json::to_vec(reply)?, &numbers);
+        send().internal(|| "answer the agent")
+    }
+
+    /// Receives one answer; `None` when the helper has gone.
+    pub(crate) fn receive_reply(socket: &OwnedFd) -> io::Result<Option<(Reply, Option<OwnedFd>)>> {
+        let (packet, mut fds) = receive_packet(socket)?;
+        if packet.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some((serde_json::from_slice(&packet)?, fds.pop())))
+    }
+}
+
+/// Receives the descriptor that a message of any content carries.
+pub(super) fn receive_descriptor(socket: &OwnedFd) -> io::Result<Option<OwnedFd>> {
+    receive_packet(socket).map(|(_, mut fds)| fds.pop())
+}
+
+fn send_packet(socket: &OwnedFd, bytes: &[u8], fds: &[RawFd]) -> io::Result<()> {
+    let rights = [ControlMessage::ScmRights(fds)];
+    let control = if fds.is_empty() { &[][..] } else { &rights[..] };
+    let data = [IoSlice::new(bytes)];
+    sendmsg::<()>(socket.as_raw_fd(), &data, control, MsgFlags::MSG_NOSIGNAL, None)?;
+    Ok(())
+}
+
+fn receive_packet(socket: &OwnedFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut bytes = vec![0; MAX_REPLY];
+    let mut control = cmsg_space!([RawFd; 8]);
+    let mut data = [IoSliceMut::new(&mut bytes)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut data, Some(&mut control), flags)?;
+    let mut fds = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(received) = control {
+            fds.extend(sys::received(received));
+        }
+    }
+    let length = message.bytes;
+    bytes.truncate(length);
+    Ok((bytes, fds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_arrives_whole_with_its_descriptors() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let request = Request::Exec(Exec {
+            bundle: "/b".into(),
+            cgroup: "/c".into(),
+            terminal: false,
+            process: "x".repeat(1 << 20),
+        });
+        let null = || OwnedFd::from(File::open("/dev/null").unwrap());
+        ours.send_request(&request, &[null(), null()]).unwrap();
+        let (Request::Exec(exec), fds) = theirs.receive_request().unwrap() else { panic!() };
+        assert_eq!((exec.process.len(), fds.len()), (1 << 20, 2));
+    }
+
+    #[test]
+    fn a_long_message_is_cut_between_characters() {
+        let error = Error::not_found("é".repeat(MAX_MESSAGE));
+        let (ours, theirs) = Channel::pair().unwrap();
+        theirs.send_reply(&Reply::failed(&error), None).unwrap();
+        let reply = Channel::receive_reply(&ours.0).unwrap().unwrap().0;
+        let Reply::Failed { fault, message } = reply else { panic!() };
+        assert_eq!((fault, message.len()), (Fault::NotFound, MAX_MESSAGE));
+        drop(theirs);
+        assert!(Channel::receive_reply(&ours.0).unwrap().is_none());
+    }
+}

@@ -1,0 +1,315 @@
+//! The agent's ends of the streams of a process.
+//!
+//! Output waits in the kernel's pipe until the host asks for it, so that the agent never holds more
+//! than the chunk it is about to answer with, and a process whose output nobody takes blocks itself
+//! and nobody else.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
+use runtime_api::{Endpoint, Error, Result, ResultExt, Stdio, WindowSize};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Mutex;
+
+use crate::sys;
+
+/// Which output of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    Stdout,
+    Stderr,
+}
+
+/// What there is to tell about an output.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Chunk {
+    Data(Vec<u8>),
+    /// No writer is left and nothing is queued.
+    End,
+    /// The process has exited and what it had written has been taken; told once.
+    Drained,
+}
+
+/// The three descriptors that a process is given: input, output, error output.
+pub(crate) type Given = [OwnedFd; 3];
+
+/// The agent's ends.
+pub(crate) struct Streams {
+    input: Input,
+    stdout: Reader,
+    stderr: Reader,
+    terminal: Option<OwnedFd>,
+}
+
+impl Streams {
+    /// Makes pipes, and what the process gets of them. Ends that the process does not have yet are
+    /// all closed by exec(2).
+    pub(crate) fn pipes(stdio: &Stdio) -> Result<(Self, Given)> {
+        let null = || -> io::Result<OwnedFd> {
+            Ok(std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?.into())
+        };
+        let make = |endpoint: &Endpoint| -> io::Result<Option<(OwnedFd, OwnedFd)>> {
+            Ok(match endpoint {
+                Endpoint::Channel => Some(pipe2(OFlag::O_CLOEXEC)?),
+                _ => None,
+            })
+        };
+        let open = || -> io::Result<(Self, Given)> {
+            let (input, process_input) = match make(&stdio.stdin)? {
+                Some((reader, writer)) => (Some(writer), reader),
+                None => (None, null()?),
+            };
+            let output = |endpoint| -> io::Result<(Option<OwnedFd>, OwnedFd)> {
+                Ok(match make(endpoint)? {
+                    Some((reader, writer)) => (Some(reader), writer),
+                    None => (None, null()?),
+                })
+            };
+            let (stdout, process_stdout) = output(&stdio.stdout)?;
+            let (stderr, process_stderr) = output(&stdio.stderr)?;
+            let streams = Self {
+                input: Input::new(input)?,
+                stdout: Reader::new(stdout)?,
+                stderr: Reader::new(stderr)?,
+                terminal: None,
+            };
+            Ok((streams, [process_input, process_stdout, process_stderr]))
+        };
+        open().internal(|| "make the pipes of a process")
+    }
+
+    /// Uses the master of a pseudo terminal.
+    pub(crate) fn terminal(master: OwnedFd, stdio: &Stdio) -> Result<Self> {
+        let open = || -> io::Result<Self> {
+            let copy = |endpoint: &Endpoint| {
+                (*endpoint == Endpoint::Channel).then(|| master.try_clone()).transpose()
+            };
+            Ok(Self {
+                input: Input::new(copy(&stdio.stdin)?)?,
+                stdout: Reader::new(copy(&stdio.stdout)?)?,
+                stderr: Reader::new(None)?,
+                terminal: Some(master),
+            })
+        };
+        open().internal(|| "take over the terminal of a process")
+    }
+
+    pub(crate) fn input(&self) -> &Input {
+        &self.input
+    }
+
+    pub(crate) fn output(&self, output: Output) -> &Reader {
+        match output {
+            Output::Stdout => &self.stdout,
+            Output::Stderr => &self.stderr,
+        }
+    }
+
+    /// Sets the size of the terminal; without one it does nothing.
+    pub(crate) fn resize(&self, size: WindowSize) -> Result<()> {
+        match &self.terminal {
+            Some(master) => sys::set_window_size(master, size).internal(|| "resize a terminal"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The reading end of one output.
+pub(crate) struct Reader(Mutex<ReaderState>);
+
+struct ReaderState {
+    /// `None` at the end of the stream.
+    fd: Option<AsyncFd<OwnedFd>>,
+    drained_told: bool,
+}
+
+impl Reader {
+    fn new(fd: Option<OwnedFd>) -> io::Result<Self> {
+        let fd = fd.map(sys::watch).transpose()?;
+        Ok(Self(Mutex::new(ReaderState { fd, drained_told: false })))
+    }
+
+    /// Waits until there is something to tell, with `credit` bytes of it at the most. `exited`
+    /// completes when the process has ended.
+    pub(crate) async fn read(
+        &self,
+        credit: usize,
+        exited: impl Future<Output = ()>,
+    ) -> Result<Chunk> {
+        let Ok(mut state) = self.0.try_lock() else {
+            return Err(Error::failed_precondition("another call reads this stream already"));
+        };
+        let told = state.drained_told;
+        let Some(fd) = &state.fd else { return Ok(Chunk::End) };
+        let taken = tokio::select! {
+            // What there is comes before the news that there will be no more.
+            biased;
+            taken = wait_and_take(fd, credit) => taken,
+            () = exited, if !told => take(fd.get_ref(), credit),
+        };
+        match taken {
+            Ok(data) if data.is_empty() => state.fd = None,
+            Ok(data) => return Ok(Chunk::Data(data)),
+            // The last slave of a terminal is closed.
+            Err(Errno::EIO) => state.fd = None,
+            Err(Errno::EAGAIN) => {
+                state.drained_told = true;
+                return Ok(Chunk::Drained);
+            }
+            Err(error) => return Err(error).internal(|| "read the output of a process"),
+        }
+        Ok(Chunk::End)
+    }
+}
+
+async fn wait_and_take(fd: &AsyncFd<OwnedFd>, credit: usize) -> nix::Result<Vec<u8>> {
+    loop {
+        let mut guard = fd.readable().await.map_err(|_| Errno::EBADF)?;
+        match take(fd.get_ref(), credit) {
+            Err(Errno::EAGAIN) => guard.clear_ready(),
+            taken => return taken,
+        }
+    }
+}
+
+/// Reads once, into no more memory than what is queued.
+fn take(fd: &OwnedFd, credit: usize) -> nix::Result<Vec<u8>> {
+    let queued = sys::queued(fd).unwrap_or(0).clamp(1, credit);
+    let mut data = vec![0; queued];
+    loop {
+        match nix::unistd::read(fd, &mut data) {
+            Err(Errno::EINTR) => {}
+            Ok(count) => {
+                data.truncate(count);
+                return Ok(data);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The writing end of the input.
+pub(crate) struct Input {
+    /// `None` when there is none, or no more. Writers queue up here, and so does the end.
+    fd: Mutex<Option<AsyncFd<OwnedFd>>>,
+    closed: AtomicBool,
+}
+
+impl Input {
+    fn new(fd: Option<OwnedFd>) -> io::Result<Self> {
+        let fd = fd.map(sys::watch).transpose()?;
+        Ok(Self { closed: AtomicBool::new(fd.is_none()), fd: Mutex::new(fd) })
+    }
+
+    /// Writes all of `data`, waiting for room.
+    pub(crate) async fn write(&self, mut data: &[u8]) -> Result<()> {
+        let closed = || Error::failed_precondition("the input of the process is closed");
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(closed());
+        }
+        let mut input = self.fd.lock().await;
+        while !data.is_empty() {
+            let fd = input.as_ref().ok_or_else(closed)?;
+            let mut guard = fd.writable().await.internal(|| "wait for room in an input")?;
+            match guard.try_io(|fd| Ok(nix::unistd::write(fd.get_ref(), data)?)) {
+                Ok(Ok(count)) => data = &data[count..],
+                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(Err(error)) => {
+                    // Nobody can read any more: no room will ever come for those who queue.
+                    *input = None;
+                    self.closed.store(true, Ordering::Relaxed);
+                    return Err(closed().with_source(error));
+                }
+                Err(_would_block) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the input after what is queued. Returns when that is done.
+    pub(crate) async fn close(&self) {
+        if !self.closed.swap(true, Ordering::Relaxed) {
+            *self.fd.lock().await = None;
+        }
+    }
+
+    #[cfg(test)]
+    fn is_open(&self) -> bool {
+        self.fd.try_lock().is_ok_and(|fd| fd.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn channels() -> Stdio {
+        let channel = Endpoint::Channel;
+        Stdio { stdin: channel.clone(), stdout: channel.clone(), stderr: channel, terminal: false }
+    }
+
+    #[tokio::test]
+    async fn output_is_told_in_order_data_then_drained_then_the_end() {
+        let (streams, [_, stdout, _]) = Streams::pipes(&channels()).unwrap();
+        let reader = streams.output(Output::Stdout);
+        nix::unistd::write(&stdout, b"hello").unwrap();
+        assert_eq!(reader.read(3, pending()).await.unwrap(), Chunk::Data(b"hel".into()));
+        assert_eq!(reader.read(9, ready(())).await.unwrap(), Chunk::Data(b"lo".into()));
+        assert_eq!(reader.read(9, ready(())).await.unwrap(), Chunk::Drained);
+        // Somebody who inherited the stream still writes.
+        nix::unistd::write(&stdout, b"late").unwrap();
+        assert_eq!(reader.read(9, ready(())).await.unwrap(), Chunk::Data(b"late".into()));
+        drop(stdout);
+        assert_eq!(reader.read(9, ready(())).await.unwrap(), Chunk::End);
+        assert_eq!(reader.read(9, pending()).await.unwrap(), Chunk::End);
+    }
+
+    #[tokio::test]
+    async fn a_second_reader_of_a_stream_is_refused() {
+        let (streams, _given) = Streams::pipes(&channels()).unwrap();
+        let reader = streams.output(Output::Stderr);
+        let first = reader.read(1, pending());
+        let second = async { reader.read(1, pending()).await.unwrap_err() };
+        tokio::select! {
+            biased;
+            _ = first => panic!("nothing was written"),
+            error = second => {
+                assert_eq!(error.kind(), runtime_api::ErrorKind::FailedPrecondition);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_input_waits_for_what_is_queued() {
+        let (streams, [stdin, _stdout, _stderr]) = Streams::pipes(&channels()).unwrap();
+        let streams = Arc::new(streams);
+        let data = vec![7; 300_000];
+        let writer = tokio::spawn({
+            let (streams, data) = (Arc::clone(&streams), data.clone());
+            async move { streams.input().write(&data).await }
+        });
+        tokio::task::yield_now().await;
+        let closer = tokio::spawn({
+            let streams = Arc::clone(&streams);
+            async move { streams.input().close().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(streams.input().write(b"late").await.is_err());
+        let read = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            io::Read::read_to_end(&mut std::fs::File::from(stdin), &mut all).unwrap();
+            all
+        });
+        writer.await.unwrap().unwrap();
+        closer.await.unwrap();
+        assert!(!streams.input().is_open());
+        assert!(read.join().unwrap() == data);
+    }
+}
