@@ -70,8 +70,8 @@ need_cargo
 answers=$(mktemp)
 on_exit take_down
 phase set-up install_needs
-phase build run "$repo/scripts/build.sh" shim
-phase 'guest image' run "$repo/scripts/build.sh" guest
+phase build run "$repo/scripts/build.sh" programs
+phase 'guest image' run "$repo/scripts/build.sh" image
 phase containerd run "$containerd" up
 
 say "running two containers with $runtime"

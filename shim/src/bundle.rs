@@ -46,15 +46,13 @@ impl Bundle {
     /// `InvalidArgument` for a spec that cannot be read.
     pub(crate) fn grouping(&self, container: &ContainerId) -> Result<Grouping> {
         let path = self.0.join("config.json");
-        let annotations = match fs::read(&path) {
-            Ok(text) => {
-                let spec: Spec = serde_json::from_slice(&text)
-                    .kind(ErrorKind::InvalidArgument, || format!("parse {}", path.display()))?;
-                spec.annotations.unwrap_or_default()
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => HashMap::new(),
-            error => error.internal(|| format!("read {}", path.display())).map(|_| HashMap::new())?,
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => b"{}".to_vec(),
+            other => other.internal(|| format!("read {}", path.display()))?,
         };
+        let spec: Spec = serde_json::from_slice(&text)
+            .kind(ErrorKind::InvalidArgument, || format!("parse {}", path.display()))?;
+        let annotations = spec.annotations.unwrap_or_default();
         Grouping::of(container, |name| annotations.get(name).map(String::as_str))
     }
 
@@ -93,7 +91,8 @@ mod tests {
 
     #[test]
     fn the_spec_assigns_the_sandbox() {
-        let cri = r#"{"process":{"args":["x"]},"annotations":{"io.kubernetes.cri.sandbox-id":"pod"}}"#;
+        let cri =
+            r#"{"process":{"args":["x"]},"annotations":{"io.kubernetes.cri.sandbox-id":"pod"}}"#;
         assert_eq!(sandbox_of(Some(cri)).unwrap(), "pod");
         for alone in [None, Some("{}"), Some(r#"{"annotations":null}"#)] {
             assert_eq!(sandbox_of(alone).unwrap(), "app", "{alone:?}");

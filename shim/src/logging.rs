@@ -38,8 +38,7 @@ pub(crate) fn init(flags: &Flags) {
 /// nor an error: lines wait in the pipe for the next reader, and are dropped when it is full.
 fn open(path: &Path) -> Option<File> {
     let mut options = OpenOptions::new();
-    let file =
-        options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
+    let file = options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
     file.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo()).then_some(file)
 }
 
@@ -69,7 +68,8 @@ fn line(at: SystemTime, level: Level, message: &str, origin: &str) -> String {
     let mut line = format!("time=\"{}\" level={level} msg={}", rfc3339(at), quoted(message));
     let room = MAX_LINE.saturating_sub(origin.len() + 3);
     if line.len() > room {
-        line.truncate(line.floor_char_boundary(room.saturating_sub(4)));
+        let end = (0..=room.saturating_sub(4)).rev().find(|&end| line.is_char_boundary(end));
+        line.truncate(end.unwrap_or_default());
         line.push_str("...\"");
     }
     let _ = writeln!(line, " {origin}");

@@ -68,7 +68,8 @@ fn serve(backend: &dyn Backend, flags: &Flags) -> Result<()> {
 }
 
 fn serve_sandbox(backend: &dyn Backend, flags: &Flags) -> Result<()> {
-    let socket = flags.socket.clone().ok_or_else(|| Error::invalid_argument("-socket is missing"))?;
+    let socket =
+        flags.socket.clone().ok_or_else(|| Error::invalid_argument("-socket is missing"))?;
     let socket = SocketFile::of(socket);
     let listener = detach()?;
     let state = StateDirectory::hold(Daemon::of(flags).state_directory())?;

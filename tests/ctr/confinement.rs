@@ -1,11 +1,15 @@
 //! What a process may do and see, from the inside, compared with the reference runtime.
 
+use std::fs;
+
 use conformance::{Daemon, IMAGE};
+use serde_json::{Value, json};
 
 use crate::Case;
+use crate::volumes::rootfs_of_image;
 
 pub(crate) const CASES: &[Case] = &[
-    ("user, groups, environment and working directory", identity),
+    ("user, groups, environment, directory, limits and host name", identity),
     ("capabilities, seccomp and no-new-privileges are as under runc", privileges),
     ("limits and masked paths are as under runc", limits),
     ("a read-only root filesystem is read-only", read_only),
@@ -14,11 +18,41 @@ pub(crate) const CASES: &[Case] = &[
 
 const REFERENCE: &str = "io.containerd.runc.v2";
 
+/// A spec for the host's own copy of busybox, as the client makes it and changed by `change`, run to
+/// its end; the client has no flags for most of what a spec can say.
+fn run_spec(daemon: &Daemon, id: &str, change: impl FnOnce(&mut Value)) -> String {
+    let scratch = daemon.scratch();
+    let root = rootfs_of_image(daemon, scratch.path());
+    let spec = daemon.ctr(&["oci", "spec"]).succeeds().text();
+    let mut spec: Value = serde_json::from_str(&spec).unwrap();
+    spec["root"]["path"] = json!(root);
+    spec["linux"]["cgroupsPath"] = json!(format!("/suite/{id}"));
+    change(&mut spec);
+    let path = scratch.path().join("spec.json");
+    fs::write(&path, spec.to_string()).unwrap();
+    let path = path.display().to_string();
+    let words = ["run", "--rm", "--runtime", "io.containerd.vmrt.v2", "--config", &path, id];
+    daemon.ctr(&words).succeeds().text()
+}
+
 fn identity(daemon: &Daemon, id: &str) {
-    let options = ["--rm", "--user", "1000:1000", "--cwd", "/tmp", "--env", "COLOUR=red and blue"];
-    let script = "id -u; id -g; pwd; echo $COLOUR; touch /tmp/mine; stat -c %u /tmp/mine";
-    let seen = daemon.run(id, &options, &["sh", "-c", script]).succeeds().text();
-    assert_eq!(seen, "1000\n1000\n/tmp\nred and blue\n1000");
+    let seen = run_spec(daemon, id, |spec| {
+        let process = &mut spec["process"];
+        process["user"] = json!({"uid": 1000, "gid": 1001, "additionalGids": [7, 8]});
+        process["cwd"] = json!("/tmp");
+        process["env"] = json!(["PATH=/bin", "COLOUR=red and blue"]);
+        process["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}]);
+        let script = "id -u; id -g; id -G; pwd; echo $COLOUR; ulimit -Sn; ulimit -Hn; hostname; \
+                      touch mine; stat -c %u:%g mine; grep CapEff /proc/self/status";
+        process["args"] = json!(["/bin/busybox", "sh", "-c", script]);
+        spec["hostname"] = json!("box");
+    });
+    let lines: Vec<_> = seen.lines().collect();
+    let expected =
+        ["1000", "1001", "1001 7 8", "/tmp", "red and blue", "100", "200", "box", "1000:1001"];
+    assert_eq!(lines[..expected.len()], expected);
+    // Who is not root has capabilities only as far as they are ambient.
+    assert_eq!(lines[expected.len()], "CapEff:\t0000000000000000");
 }
 
 /// Runs the same under vmrt and under runc and expects the same output.

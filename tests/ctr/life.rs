@@ -56,13 +56,20 @@ fn becomes(daemon: &Daemon, id: &str, wanted: &str) {
     );
 }
 
+/// Deletes a stopped task and expects this exit code, which the client tells of in a warning.
+fn removed_with(daemon: &Daemon, id: &str, code: u32) {
+    let outcome = daemon.ctr(&["task", "rm", id]).succeeds();
+    let told = format!("exit code {code}\"");
+    assert!(outcome.stderr.contains(&told), "{code} in: {}", outcome.stderr);
+}
+
 fn detached(daemon: &Daemon, id: &str) {
     daemon.run(id, &["-d"], &["sleep", "1000"]).succeeds();
     assert_eq!(state(daemon, id), "RUNNING");
     daemon.ctr(&["task", "rm", id]).fails_naming(&[id]);
     daemon.ctr(&["task", "kill", "-s", "9", id]).succeeds();
     becomes(daemon, id, "STOPPED");
-    daemon.ctr(&["task", "rm", id]).ends_with(137);
+    removed_with(daemon, id, 137);
     assert_eq!(listed(daemon, id), None);
     daemon.ctr(&["container", "rm", id]).succeeds();
 }
@@ -115,10 +122,10 @@ fn pid_one(daemon: &Daemon, id: &str) {
 fn again(daemon: &Daemon, id: &str) {
     daemon.run(id, &["-d"], &["sh", "-c", "exit 7"]).succeeds();
     becomes(daemon, id, "STOPPED");
-    daemon.ctr(&["task", "rm", id]).ends_with(7);
+    removed_with(daemon, id, 7);
     daemon.ctr(&["task", "start", "-d", id]).succeeds();
     becomes(daemon, id, "STOPPED");
-    daemon.ctr(&["task", "rm", id]).ends_with(7);
+    removed_with(daemon, id, 7);
 }
 
 fn shim_of(id: &str) -> HostProcess {
@@ -154,7 +161,7 @@ fn vmm_killed(daemon: &Daemon, id: &str) {
     vmm_of(id).signal("KILL");
     becomes(daemon, id, "STOPPED");
     assert!(began.elapsed() < Duration::from_secs(1), "it took {:?}", began.elapsed());
-    daemon.ctr(&["task", "rm", id]).ends_with(137);
+    removed_with(daemon, id, 137);
 }
 
 #[expect(clippy::print_stdout, reason = "the figures are for people")]

@@ -49,7 +49,11 @@ fn trials(cases: &[Case], daemon: Option<&Arc<Daemon>>) -> Vec<Trial> {
                 body(&daemon, &id);
                 daemon.leaves_nothing(&id);
             }));
-            outcome.map_err(|panic| failed(panic.as_ref(), &daemon.log_about(&id)))
+            outcome.map_err(|panic| {
+                let failed = failed(panic.as_ref(), &daemon.log_about(&id));
+                daemon.remove(&id);
+                failed
+            })
         })
     };
     cases.iter().map(trial).collect()

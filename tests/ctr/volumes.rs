@@ -1,6 +1,7 @@
 //! The root filesystem and what is mounted into it.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use conformance::Daemon;
@@ -62,14 +63,22 @@ fn missing_source(daemon: &Daemon, id: &str) {
     assert!(!daemon.ctr(&["task", "ls"]).succeeds().text().contains(id));
 }
 
+/// The root filesystem of the test image as a plain directory.
+pub(crate) fn rootfs_of_image(daemon: &Daemon, directory: &Path) -> String {
+    let root = directory.join("root").display().to_string();
+    // Of the blobs only the layer is an archive.
+    let script = r#"mkdir "$2" "$2.oci" && tar -xf "$1" -C "$2.oci" &&
+        for blob in "$2.oci"/blobs/sha256/*; do tar -xf "$blob" -C "$2" 2>/dev/null; done
+        test -x "$2/bin/busybox""#;
+    let archive = daemon.test_image().display().to_string();
+    let unpacked = Command::new("sh").args(["-c", script, "sh", &archive, &root]).status();
+    assert!(unpacked.unwrap().success(), "cannot unpack {archive}");
+    root
+}
+
 fn rootfs(daemon: &Daemon, id: &str) {
     let scratch = daemon.scratch();
-    let root = scratch.path().join("root");
-    for directory in ["bin", "proc", "dev", "sys", "run", "tmp", "etc"] {
-        fs::create_dir_all(root.join(directory)).unwrap();
-    }
-    fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-    let root = root.display().to_string();
+    let root = rootfs_of_image(daemon, scratch.path());
     let runtime = "io.containerd.vmrt.v2";
     let words = ["run", "--rm", "--runtime", runtime, "--rootfs", &root, id];
     let mut arguments = words.to_vec();

@@ -32,11 +32,6 @@ impl Daemon {
     ///
     /// The environment names the parts: `VMRT_SHIM`, `VMRT_GUEST_IMAGE` and `VMRT_TEST_IMAGE`.
     pub fn start() -> Self {
-        let part = |name: &str| -> PathBuf {
-            let path = std::env::var_os(name)
-                .unwrap_or_else(|| panic!("{name} is not set: run scripts/test.sh suite"));
-            fs::canonicalize(&path).unwrap_or_else(|error| panic!("{name} = {path:?}: {error}"))
-        };
         // Short, for sockets live below it, and on disk, for overlayfs wants to be.
         let directory = tempfile::Builder::new().prefix("vmrt-").tempdir_in("/var/lib").unwrap();
         let at = |name: &str| directory.path().join(name);
@@ -61,8 +56,8 @@ impl Daemon {
         let daemon = Self { directory, child, cases: AtomicU32::new(0) };
         let answers = || daemon.ctr(&["version"]).quiet().code == 0;
         assert!(eventually(Duration::from_secs(30), answers), "containerd does not answer");
-        let archive = part("VMRT_TEST_IMAGE");
-        daemon.ctr(&["image", "import", &archive.display().to_string()]).succeeds();
+        let archive = daemon.test_image().display().to_string();
+        daemon.ctr(&["image", "import", &archive]).succeeds();
         daemon
     }
 
@@ -95,16 +90,25 @@ impl Daemon {
 
     /// The guest image that the runtime is configured with.
     pub fn guest_image(&self) -> PathBuf {
-        fs::canonicalize(std::env::var_os("VMRT_GUEST_IMAGE").unwrap()).unwrap()
+        part("VMRT_GUEST_IMAGE")
     }
 
-    /// Deletes what is left of a container in the daemon, if anything is, and fails when something of
-    /// it stays on the host.
-    pub fn leaves_nothing(&self, id: &str) {
-        self.ctr(&["task", "kill", "-s", "9", id]).quiet();
+    /// The archive of the image that every case runs.
+    pub fn test_image(&self) -> PathBuf {
+        part("VMRT_TEST_IMAGE")
+    }
+
+    /// Deletes what is left of a container in the daemon, if anything is.
+    pub fn remove(&self, id: &str) {
         let gone = || self.ctr(&["task", "rm", "-f", id]).quiet().stderr.contains("not found");
         eventually(Duration::from_secs(5), gone);
         self.ctr(&["container", "rm", id]).quiet();
+    }
+
+    /// Deletes what is left of a container in the daemon, and fails when something of it stays on the
+    /// host.
+    pub fn leaves_nothing(&self, id: &str) {
+        self.remove(id);
         let left = left_of(id);
         assert!(left.is_empty(), "left of {id}: {left:#?}");
     }
@@ -130,6 +134,13 @@ impl Drop for Daemon {
             let _ = self.child.wait();
         }
     }
+}
+
+/// The file or directory that the environment names.
+fn part(name: &str) -> PathBuf {
+    let path = std::env::var_os(name)
+        .unwrap_or_else(|| panic!("{name} is not set: run scripts/test.sh suite"));
+    fs::canonicalize(&path).unwrap_or_else(|error| panic!("{name} = {path:?}: {error}"))
 }
 
 fn containerd_configuration(directory: &Path) -> String {

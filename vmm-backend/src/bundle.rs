@@ -85,8 +85,9 @@ impl Bundle {
         let readonly = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
         let guest_root = RootBuilder::default().path("rootfs").readonly(readonly).build();
         spec.set_root(Some(guest_root.internal(|| "build the root of a spec")?));
-        let volumes =
-            self.volumes(spec.mounts_mut().as_deref_mut().unwrap_or_default(), directory)?;
+        let mounts = spec.mounts_mut().as_deref_mut().unwrap_or_default();
+        let volumes = self.volumes(mounts, directory)?;
+        name_sources(mounts);
         if let Some(linux) = spec.linux_mut() {
             translate_linux(linux, container)?;
         }
@@ -136,6 +137,14 @@ fn is_bind(mount: &Mount) -> bool {
     let bind = |option: &String| option == "bind" || option == "rbind";
     mount.typ().as_deref() == Some("bind")
         || mount.options().as_ref().is_some_and(|options| options.iter().any(bind))
+}
+
+/// A filesystem without a device may come without a source, which the guest's side wants to have.
+fn name_sources(mounts: &mut [Mount]) {
+    for mount in mounts.iter_mut().filter(|mount| mount.source().is_none()) {
+        let name = mount.typ().clone().unwrap_or_default();
+        mount.set_source(Some(name.into()));
+    }
 }
 
 fn translate_linux(linux: &mut Linux, container: &ContainerId) -> Result<()> {
@@ -216,11 +225,14 @@ mod tests {
             let bind = json!({"destination": "/etc/hosts", "type": "bind", "source": "/etc/hostname",
                               "options": ["rbind", "ro"]});
             spec["mounts"].as_array_mut().unwrap().push(bind);
+            let tmpfs = json!({"destination": "/scratch", "type": "tmpfs"});
+            spec["mounts"].as_array_mut().unwrap().push(tmpfs);
         })
         .unwrap();
         assert_eq!(translation.volumes, [Path::new("/etc/hostname")]);
         assert_eq!(config["mounts"][1]["source"], "/share/c1/volumes/0");
         assert_eq!(config["mounts"][1]["options"], json!(["rbind", "ro"]));
+        assert_eq!(config["mounts"][2]["source"], "tmpfs");
     }
 
     #[test]

@@ -32,6 +32,9 @@ pub(crate) const GUEST_CAPABILITIES: Capabilities = Capabilities {
 /// enough that a control call never waits long behind it.
 const CREDIT: u32 = 256 << 10;
 
+/// The longest host name (sethostname(2)).
+const MAX_HOSTNAME: usize = 64;
+
 /// The host's generator (random(4)).
 const RANDOM: &str = "/dev/urandom";
 
@@ -122,6 +125,15 @@ impl Guest {
     }
 }
 
+/// The host name that is asked for, or else as much of the sandbox's id as fits.
+fn hostname<'a>(identity: &GuestIdentity<'a>) -> &'a str {
+    match identity.hostname {
+        // Ids are ASCII, so every length is a boundary.
+        "" => &identity.sandbox.as_str()[..identity.sandbox.as_str().len().min(MAX_HOSTNAME)],
+        given => given,
+    }
+}
+
 fn resume_request(identity: GuestIdentity<'_>) -> Result<ResumeRequest> {
     let mut entropy = vec![0; 64];
     let mut machine_id = vec![0; 16];
@@ -133,7 +145,7 @@ fn resume_request(identity: GuestIdentity<'_>) -> Result<ResumeRequest> {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let identity = Identity {
         sandbox: identity.sandbox.to_string(),
-        hostname: identity.hostname.to_owned(),
+        hostname: hostname(&identity).to_owned(),
         machine_id,
         ..Default::default()
     };

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use runtime_api::{
     Capabilities, ContainerId, CreateContainer, CreateSandbox, Created, Error, ErrorKind,
     EventStream, Exec, ExitStatus, Handle, Key, KillScope, Pid, ProcessInfo, ProcessRef,
-    ProcessState, Result, Runtime, SandboxId, SandboxStatus, Signal, Stats, Token,
-    Update, WindowSize,
+    ProcessState, Result, Runtime, SandboxId, SandboxStatus, Signal, Stats, Token, Update,
+    WindowSize,
 };
 
 use crate::bundle::Bundle;

@@ -18,16 +18,13 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::unistd::{chdir, chroot};
 use runtime_api::{Result, ResultExt};
 
-use crate::sys;
+use crate::{cgroup, sys};
 
 /// Where the cgroup hierarchy (version 2) is.
 pub(crate) const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
 /// Names the modules to load, one file name per line, in order, relative to its directory.
 const MODULE_ORDER: &str = "/lib/modules/order";
-
-/// The controllers that containers get limits from.
-const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 
 struct Filesystem {
     kind: &'static str,
@@ -75,7 +72,7 @@ pub fn bring_up() -> Result<()> {
             .internal(|| format!("mount {} on {}", filesystem.kind, filesystem.target))?;
     }
     load_modules()?;
-    delegate_controllers(Path::new(CGROUP_ROOT));
+    cgroup::delegate(Path::new(CGROUP_ROOT)).internal(|| "offer the cgroup controllers")?;
     let inet = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
         .internal(|| "open a socket for the loopback interface")?;
     sys::bring_up_loopback(&inet).internal(|| "bring up the loopback interface")?;
@@ -124,14 +121,4 @@ fn load_modules() -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Offers the controllers to child cgroups. One at a time, since a kernel may lack one of them.
-fn delegate_controllers(cgroup: &Path) {
-    let file = cgroup.join("cgroup.subtree_control");
-    for controller in CONTROLLERS {
-        if let Err(error) = fs::write(&file, format!("+{controller}")) {
-            log::warn!("write +{controller} to {}: {error}", file.display());
-        }
-    }
 }

@@ -33,11 +33,43 @@ pub(crate) struct Cgroup {
     directory: PathBuf,
 }
 
+/// The controllers that containers get limits from.
+const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
+
+/// Offers the controllers of a cgroup to its children.
+pub(crate) fn delegate(directory: &Path) -> io::Result<()> {
+    let available = fs::read_to_string(directory.join("cgroup.controllers"))?;
+    let offered: Vec<String> = available
+        .split_whitespace()
+        .filter(|controller| CONTROLLERS.contains(controller))
+        .map(|controller| format!("+{controller}"))
+        .collect();
+    fs::write(directory.join("cgroup.subtree_control"), offered.join(" "))
+}
+
+/// The directory of the cgroup at `path` of the hierarchy.
+pub(crate) fn cgroup_directory(path: &Path) -> PathBuf {
+    Path::new(CGROUP_ROOT).join(path.strip_prefix("/").unwrap_or(path))
+}
+
 impl Cgroup {
     /// The cgroup at `path` of the hierarchy.
     pub(crate) fn at(path: &Path) -> Self {
-        let below = path.strip_prefix("/").unwrap_or(path);
-        Self { directory: Path::new(CGROUP_ROOT).join(below) }
+        Self { directory: cgroup_directory(path) }
+    }
+
+    /// Makes it, with its parents; others may do the same at the same time.
+    pub(crate) fn make(&self) -> Result<()> {
+        let mut parents: Vec<&Path> = self.directory.ancestors().skip(1).collect();
+        parents.retain(|parent| parent.starts_with(CGROUP_ROOT));
+        let make = || -> io::Result<()> {
+            for parent in parents.iter().rev() {
+                fs::create_dir_all(parent)?;
+                delegate(parent)?;
+            }
+            fs::create_dir_all(&self.directory)
+        };
+        make().internal(|| format!("make cgroup {}", self.directory.display()))
     }
 
     /// Kills every process in it. What is frozen dies too.

@@ -78,6 +78,8 @@ impl Expectation {
     pub(crate) fn claim(&self, pid: Pid) -> oneshot::Receiver<u32> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.0.state();
+        // Not everybody who has claimed an exit stays to hear of it.
+        state.waiting.retain(|_, waiter| !waiter.is_closed());
         match state.unclaimed.remove(&pid) {
             Some(code) => {
                 let _ = sender.send(code);

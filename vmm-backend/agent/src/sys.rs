@@ -117,16 +117,26 @@ pub(crate) fn restore_sigpipe() -> io::Result<()> {
     Ok(())
 }
 
-/// Duplicates this process.
-///
-/// # Errors
-/// `EINVAL` when the process has more than one thread: the locks of others would stay taken.
-pub(crate) fn fork() -> io::Result<ForkResult> {
-    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
-        return Err(Errno::EINVAL.into());
+/// The knowledge that this process has one thread and will make no other.
+pub(crate) struct SingleThread(());
+
+impl SingleThread {
+    /// Counts the threads, which takes this process's own /proc: do it before joining a namespace.
+    ///
+    /// # Errors
+    /// `EINVAL` when there is more than one.
+    pub(crate) fn verify() -> io::Result<Self> {
+        match std::fs::read_dir("/proc/self/task")?.count() {
+            1 => Ok(Self(())),
+            _ => Err(Errno::EINVAL.into()),
+        }
     }
-    // SAFETY: there is one thread, so that the child's memory is as whole as the parent's.
-    Ok(unsafe { nix::unistd::fork() }?)
+
+    /// Duplicates this process.
+    pub(crate) fn fork(&self) -> io::Result<ForkResult> {
+        // SAFETY: there is one thread, so that no lock is taken whose owner the child would lack.
+        Ok(unsafe { nix::unistd::fork() }?)
+    }
 }
 
 /// kill(2) with any signal number; nix knows those with a name only.

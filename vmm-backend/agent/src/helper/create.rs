@@ -17,6 +17,7 @@ use runtime_api::{Error, ErrorKind, Result, ResultExt};
 
 use super::protocol::{Channel, Create, Reply};
 use super::{Made, findings, payload, streams};
+use crate::cgroup::Cgroup;
 
 pub(super) fn create(request: &Create, fds: Vec<OwnedFd>, channel: &Channel) -> Result<Made> {
     findings::listen()?;
@@ -26,7 +27,9 @@ pub(super) fn create(request: &Create, fds: Vec<OwnedFd>, channel: &Channel) -> 
     std::env::set_current_dir(&request.bundle)
         .internal(|| format!("enter {}", request.bundle.display()))?;
     let cgroup = cgroup_of(&spec, &request.id);
-    channel.send_reply(&Reply::Joining { cgroup }, None)?;
+    channel.send_reply(&Reply::Joining { cgroup: cgroup.clone() }, None)?;
+    // libcontainer makes it too, but stumbles when others make the same parents at that moment.
+    Cgroup::at(&cgroup).make()?;
     if process.oom_score_adj().is_none() {
         reset_oom_score();
     }
@@ -138,23 +141,18 @@ pub(super) fn give_to(streams: &[OwnedFd; 3], uid: u32) -> Result<()> {
 struct Payload;
 
 impl Payload {
-    fn find(spec: &Spec) -> Result<(PathBuf, &[String])> {
+    fn find(spec: &Spec) -> Result<(&Process, PathBuf)> {
         let process =
             spec.process().as_ref().ok_or_else(|| Error::invalid_argument("no process"))?;
-        let args = process.args().as_deref();
-        let program = payload::find(args, process.env().as_deref())?;
-        Ok((program, args.unwrap_or_default()))
+        let program = payload::find(process.args().as_deref(), process.env().as_deref())?;
+        Ok((process, program))
     }
 
     fn run(spec: &Spec) -> Result<Infallible> {
-        let (program, args) = Self::find(spec)?;
-        // libcontainer has made the environment that of this process.
-        let env: Vec<String> = std::env::vars_os()
-            .filter_map(|(key, value)| {
-                Some(format!("{}={}", key.into_string().ok()?, value.into_string().ok()?))
-            })
-            .collect();
-        payload::run(&program, args, &env).internal(|| format!("exec: {:?}", program.display()))
+        let (process, program) = Self::find(spec)?;
+        let args = process.args().as_deref().unwrap_or_default();
+        payload::run(&program, args, &payload::environment(process))
+            .internal(|| format!("exec: {:?}", program.display()))
     }
 }
 

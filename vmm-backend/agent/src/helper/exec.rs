@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use libcontainer::oci_spec::runtime::{LinuxNamespaceType, LinuxSeccomp, Process, Spec};
 use libcontainer::syscall::syscall::create_syscall;
@@ -31,8 +31,8 @@ use runtime_api::{Error, ErrorKind, Result, ResultExt};
 use super::create::{give_to, load, reset_oom_score};
 use super::protocol::Exec;
 use super::{Made, findings, payload, streams};
-use crate::boot::CGROUP_ROOT;
-use crate::sys;
+use crate::cgroup::cgroup_directory;
+use crate::sys::{self, SingleThread};
 
 /// Every namespace that is joined always; to join one's own again changes nothing.
 const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWNS
@@ -41,9 +41,6 @@ const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWNS
     .union(CloneFlags::CLONE_NEWIPC)
     .union(CloneFlags::CLONE_NEWNET)
     .union(CloneFlags::CLONE_NEWPID);
-
-/// The longest /etc/passwd that is searched.
-const MAX_PASSWD: u64 = 1 << 20;
 
 pub(super) fn exec(request: &Exec, mut fds: Vec<OwnedFd>) -> Result<Made> {
     findings::listen()?;
@@ -60,6 +57,7 @@ pub(super) fn exec(request: &Exec, mut fds: Vec<OwnedFd>) -> Result<Made> {
             .internal(|| format!("write {score} to /proc/self/oom_score_adj"))?,
         None => reset_oom_score(),
     }
+    let alone = SingleThread::verify().internal(|| "prepare to fork into the container")?;
     // What runs in the container must not look into this process once it is there.
     prctl::set_dumpable(false).internal(|| "make the helper undumpable")?;
     setns(&init, namespaces(&spec)).map_err(|error| match error {
@@ -80,13 +78,12 @@ pub(super) fn exec(request: &Exec, mut fds: Vec<OwnedFd>) -> Result<Made> {
         seccomp: spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()),
         terminal: request.terminal,
     };
-    let pid = joiner.spawn(cgroup, streams)?;
+    let pid = joiner.spawn(alone, cgroup, streams)?;
     Ok(Made { pid, console })
 }
 
 fn open_cgroup(path: &Path) -> Result<File> {
-    let below = path.strip_prefix("/").unwrap_or(path);
-    let file: PathBuf = [Path::new(CGROUP_ROOT), below, Path::new("cgroup.procs")].iter().collect();
+    let file = cgroup_directory(path).join("cgroup.procs");
     OpenOptions::new()
         .write(true)
         .open(&file)
@@ -126,10 +123,10 @@ struct Joiner<'a> {
 
 impl Joiner<'_> {
     /// Forks into the joined pid namespace and waits until the program runs.
-    fn spawn(&self, cgroup: File, streams: [OwnedFd; 3]) -> Result<i32> {
+    fn spawn(&self, alone: SingleThread, cgroup: File, streams: [OwnedFd; 3]) -> Result<i32> {
         // Closed by exec(2), or by the end of the child.
         let (started, starting) = pipe2(OFlag::O_CLOEXEC).internal(|| "make a pipe")?;
-        match sys::fork().internal(|| "fork into the container")? {
+        match alone.fork().internal(|| "fork into the container")? {
             ForkResult::Parent { child } => {
                 drop((starting, streams));
                 File::from(started)
@@ -183,7 +180,7 @@ impl Joiner<'_> {
         entered.or_else(|_| self.enter_directory())?;
         let args = self.process.args().as_deref();
         let program = payload::find(args, self.process.env().as_deref())?;
-        let env = self.environment();
+        let env = payload::environment(self.process);
         if locked {
             self.filter()?;
         }
@@ -233,40 +230,5 @@ impl Joiner<'_> {
         prctl::set_keepcaps(true)?;
         setresuid(uid, uid, uid)?;
         prctl::set_keepcaps(false)
-    }
-
-    fn environment(&self) -> Vec<String> {
-        let mut env = self.process.env().clone().unwrap_or_default();
-        if !env.iter().any(|pair| pair.starts_with("HOME=")) {
-            let mut passwd = String::new();
-            // A container need not have such a file.
-            let read = File::open("/etc/passwd")
-                .and_then(|file| file.take(MAX_PASSWD).read_to_string(&mut passwd));
-            let home = read.ok().and_then(|_| home_of(&passwd, self.process.user().uid()));
-            env.push(format!("HOME={}", home.unwrap_or("/")));
-        }
-        env
-    }
-}
-
-/// The home directory of a user (passwd(5)).
-fn home_of(passwd: &str, uid: u32) -> Option<&str> {
-    let uid = uid.to_string();
-    passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        (fields.nth(2)? == uid).then(|| fields.nth(2)).flatten()
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_home_directory_is_the_users() {
-        let passwd = "root:x:0:0:root:/root:/bin/sh\nbroken\nann:x:1000:1000::/home/ann:\n";
-        assert_eq!(home_of(passwd, 0), Some("/root"));
-        assert_eq!(home_of(passwd, 1000), Some("/home/ann"));
-        assert_eq!(home_of(passwd, 7), None);
     }
 }

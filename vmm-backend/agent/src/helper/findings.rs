@@ -68,13 +68,16 @@ pub(super) fn explain(attempt: &str, cwd: &str, returned: &dyn std::error::Error
         }
     }
     // The first line is the innermost one.
-    let detail = findings.iter().find_map(|finding| match finding {
-        Finding::Logged { message, error } if is_short(message) => {
-            Some(if is_short(error) { format!("{message}: {error}") } else { message.clone() })
+    let reason = findings.iter().find_map(|finding| match finding {
+        Finding::Logged { message, error } if is_short(message) && is_short(error) => {
+            Some(format!("{message}: {error}"))
+        }
+        Finding::Logged { message, .. } if is_short(message) => {
+            Some(format!("{message}: {returned}"))
         }
         _ => None,
     });
-    let reason = detail.unwrap_or_else(|| returned.to_string());
+    let reason = reason.unwrap_or_else(|| returned.to_string());
     Error::new(ErrorKind::Internal, format!("{attempt}: {reason}"))
 }
 

@@ -2,11 +2,12 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use libcontainer::oci_spec::runtime::Process;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, execve, faccessat};
 use runtime_api::{Error, ErrorKind, Result};
@@ -15,6 +16,9 @@ use crate::sys;
 
 /// Where programs are looked for when the process has no PATH (runc's default).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The longest /etc/passwd that is searched.
+const MAX_PASSWD: u64 = 1 << 20;
 
 /// Finds the program that `args` name, with the rights and in the root of the calling process.
 ///
@@ -76,6 +80,29 @@ pub(super) fn lower(error: Errno) -> String {
     text
 }
 
+/// The environment of a process: its own, and HOME, which the specification of a user implies.
+pub(super) fn environment(process: &Process) -> Vec<String> {
+    let mut env = process.env().clone().unwrap_or_default();
+    if !env.iter().any(|pair| pair.starts_with("HOME=")) {
+        let mut passwd = String::new();
+        // A container need not have such a file.
+        let read = File::open("/etc/passwd")
+            .and_then(|file| file.take(MAX_PASSWD).read_to_string(&mut passwd));
+        let home = read.ok().and_then(|_| home_of(&passwd, process.user().uid()));
+        env.push(format!("HOME={}", home.unwrap_or("/")));
+    }
+    env
+}
+
+/// The home directory of a user (passwd(5)).
+fn home_of(passwd: &str, uid: u32) -> Option<&str> {
+    let uid = uid.to_string();
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.nth(2)? == uid).then(|| fields.nth(2)).flatten()
+    })
+}
+
 /// Replaces this process by the program.
 pub(super) fn run(program: &Path, args: &[String], env: &[String]) -> io::Result<Infallible> {
     let list = |strings: &[String]| -> io::Result<Vec<CString>> {
@@ -113,5 +140,13 @@ mod tests {
             assert_eq!((error.kind(), error.chain().as_str()), (kind, line));
         }
         assert_eq!(find(None, None).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    }
+
+    #[test]
+    fn the_home_directory_is_the_users() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nbroken\nann:x:1000:1000::/home/ann:\n";
+        assert_eq!(home_of(passwd, 0), Some("/root"));
+        assert_eq!(home_of(passwd, 1000), Some("/home/ann"));
+        assert_eq!(home_of(passwd, 7), None);
     }
 }

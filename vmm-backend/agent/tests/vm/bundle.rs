@@ -7,8 +7,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 const APPLETS: &[&str] = &[
-    "cat", "dd", "echo", "env", "grep", "head", "hostname", "id", "kill", "ls", "md5sum", "mkdir",
-    "mount", "ps", "pwd", "sh", "sleep", "stty", "touch", "true", "tty", "ulimit", "wc", "yes",
+    "basename", "cat", "dd", "echo", "env", "grep", "head", "hostname", "id", "kill", "ls",
+    "md5sum", "mkdir", "mount", "ps", "pwd", "sh", "sleep", "stty", "touch", "tr", "true", "tty",
+    "ulimit", "wc", "yes",
 ];
 
 /// A specification that a case may change before it is written.
@@ -53,6 +54,9 @@ impl Bundle {
     }
 
     pub(crate) fn write(&self, directory: &Path) {
+        if directory.exists() {
+            fs::remove_dir_all(directory).unwrap();
+        }
         let bin = directory.join("rootfs/bin");
         fs::create_dir_all(&bin).unwrap();
         for below in ["etc", "tmp", "data", "root"] {

@@ -172,7 +172,12 @@ impl Guest {
         self.create_with(name, &Bundle::running(name, args), channels(false)).await
     }
 
-    pub(crate) async fn add_exec(&self, of: &ProcessRef, process: Value, terminal: bool) -> Result<()> {
+    pub(crate) async fn add_exec(
+        &self,
+        of: &ProcessRef,
+        process: Value,
+        terminal: bool,
+    ) -> Result<()> {
         let request = Exec {
             container: of.container.clone(),
             id: of.exec.clone().unwrap(),

@@ -2,6 +2,7 @@
 //!
 //! `VMRT_GUEST_IMAGE` names the directory that `scripts/guest-image.sh` has made; without it the
 //! cases are skipped. Each test boots a guest of its own.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by a panic")]
 
 mod bundle;
 mod environment;

@@ -79,7 +79,7 @@ async fn terminal_exec(guest: &Guest) {
     guest.tasks.resize_pty(&process, WindowSize { width: 100, height: 30 }).await.unwrap();
     guest.tasks.start(&process).await.unwrap();
     let mut text = String::new();
-    while !text.contains("100") {
+    while !text.ends_with("100\r\n") {
         let answer = guest.read(&process, STREAM_STDOUT).await.unwrap();
         text.push_str(&String::from_utf8_lossy(&answer.data));
     }
