@@ -1,8 +1,9 @@
 //! Every failure reaches the user of `ctr` as one clear line, and leaves nothing.
 
 use std::fs;
+use std::time::Duration;
 
-use conformance::Daemon;
+use conformance::{Daemon, left_of};
 
 use crate::Case;
 
@@ -17,6 +18,7 @@ pub(crate) const CASES: &[Case] = &[
     ("the configuration file is missing", no_configuration),
     ("the host does not have the memory", no_memory),
     ("the guest does not answer in time", boot_deadline),
+    ("the client goes away while the VM boots: nothing is left", abandoned),
 ];
 
 fn missing_executable(daemon: &Daemon, id: &str) {
@@ -79,4 +81,10 @@ fn no_memory(daemon: &Daemon, id: &str) {
 fn boot_deadline(daemon: &Daemon, id: &str) {
     let text = "boot_timeout_s = 1\naccelerator = \"tcg\"\nkernel_parameters = [\"rdinit=/none\"]";
     with_configuration(daemon, id, text, &["virtual machine"]);
+}
+
+fn abandoned(daemon: &Daemon, id: &str) {
+    daemon.run(id, &["--rm"], &["true"]).abandoned_after(Duration::from_millis(1500));
+    let left = left_of(id);
+    assert!(left.is_empty(), "left of {id}: {left:#?}");
 }

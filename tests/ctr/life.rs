@@ -1,8 +1,8 @@
 //! The life of a container.
 
-use std::path::Path;
+use std::fs;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use conformance::{Daemon, HostProcess, eventually, processes};
 
@@ -14,11 +14,12 @@ pub(crate) const CASES: &[Case] = &[
     ("run -d: ls, kill, rm", detached),
     ("events: create, start, exit and delete come in this order", events),
     ("ten containers at once, each with its own output", ten_at_once),
-    ("the pid that a daemon is told is a living process", pid),
+    ("the pid that a daemon is told lives, in a network namespace of its own", pid),
     ("init of a pid namespace: SIGTERM to a plain sleep has no effect", pid_one),
     ("a stopped task can be deleted and started again", again),
     ("the shim is killed: the task ends with 137 and nothing is left", shim_killed),
     ("the VMM is killed: the task ends with 137 within a second", vmm_killed),
+    ("the guest's clock shows the host's time and runs at its speed", clock),
     ("an idle shim takes under 4 MiB and at most 3 threads", idle_shim),
 ];
 
@@ -30,7 +31,7 @@ fn exit_code(daemon: &Daemon, id: &str) {
 
 fn kernel(daemon: &Daemon, id: &str) {
     let guest = daemon.run(id, &["--rm"], &["uname", "-r"]).succeeds().text();
-    let host = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let host = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     assert!(!guest.is_empty());
     assert_ne!(guest, host.trim());
 }
@@ -107,7 +108,9 @@ fn ten_at_once(daemon: &Daemon, id: &str) {
 fn pid(daemon: &Daemon, id: &str) {
     daemon.run(id, &["-d"], &["sleep", "1000"]).succeeds();
     let (_, pid) = listed(daemon, id).unwrap();
-    assert!(Path::new(&format!("/proc/{pid}/stat")).exists());
+    // Clients put interfaces into the namespace of this process: it must not be the host's.
+    let network = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+    assert_ne!(network(pid), network(std::process::id()));
 }
 
 fn pid_one(daemon: &Daemon, id: &str) {
@@ -126,6 +129,26 @@ fn again(daemon: &Daemon, id: &str) {
     daemon.ctr(&["task", "start", "-d", id]).succeeds();
     becomes(daemon, id, "STOPPED");
     removed_with(daemon, id, 7);
+}
+
+fn clock(daemon: &Daemon, id: &str) {
+    daemon.run(id, &["-d"], &["sleep", "1000"]).succeeds();
+    let guest = |word: &str, exec: &str| -> f64 {
+        let words = ["task", "exec", "--exec-id", exec, id, "sh", "-c", word];
+        let text = daemon.ctr(&words).succeeds().text();
+        text.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let host = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let date = guest("date +%s", "date");
+    assert!((host - 2.0..host + 30.0).contains(&date), "{date} in the guest, {host} on the host");
+    let before = Instant::now();
+    let first = guest("cat /proc/uptime", "first");
+    let between = Instant::now();
+    thread::sleep(Duration::from_secs(3));
+    let least = between.elapsed().as_secs_f64();
+    let passed = guest("cat /proc/uptime", "last") - first;
+    let most = before.elapsed().as_secs_f64();
+    assert!(passed > least * 0.98 && passed < most * 1.02, "{passed} s, not {least} to {most} s");
 }
 
 fn shim_of(id: &str) -> HostProcess {

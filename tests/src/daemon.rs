@@ -215,6 +215,15 @@ impl Ctr {
         Outcome { code: output.status.code().unwrap_or(-1), stdout: output.stdout, stderr }
     }
 
+    /// Runs it and kills it after `time`, as a user does who has lost patience.
+    pub fn abandoned_after(mut self, time: Duration) {
+        let mut child = self.command.stdin(Stdio::null()).spawn().expect("start ctr");
+        thread::sleep(time);
+        assert!(child.try_wait().expect("wait for ctr").is_none(), "it was done too early");
+        child.kill().expect("kill ctr");
+        child.wait().expect("wait for ctr");
+    }
+
     /// Runs it and expects exit code 0.
     pub fn succeeds(self) -> Outcome {
         self.ends_with(0)

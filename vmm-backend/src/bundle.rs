@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, Process, RootBuilder, Spec};
 use runtime_api::{ContainerId, Error, ErrorKind, Grouping, Result, ResultExt};
 
+use crate::vmm::NetworkNamespace;
+
 /// The largest `config.json` that is read, in bytes.
 const MAX_CONFIG: u64 = 4 << 20;
 
@@ -65,6 +67,15 @@ impl Bundle {
     /// The host name that the spec asks for; empty for none.
     pub(crate) fn hostname(&self) -> &str {
         self.spec.hostname().as_deref().unwrap_or_default()
+    }
+
+    /// Where the sandbox that is made for this container is on the network.
+    pub(crate) fn network(&self) -> NetworkNamespace {
+        let namespaces = self.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+        namespaces
+            .and_then(|all| all.iter().find(|space| space.typ() == LinuxNamespaceType::Network))
+            .and_then(|space| space.path().clone())
+            .map_or(NetworkNamespace::New, NetworkNamespace::Existing)
     }
 
     /// Translates the spec for a guest in which `container`'s directory is `directory`.

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::guest::{Guest, GuestIdentity};
 use crate::layout::SandboxDirectory;
 use crate::vmm::qemu::{Probe, Qemu};
-use crate::vmm::{GuestImage, Lifetime, Vm, VmExit, VmSpec, Vmm, VmmError};
+use crate::vmm::{GuestImage, Lifetime, NetworkNamespace, Vm, VmExit, VmSpec, Vmm, VmmError};
 
 /// What a sandbox's machine is made from.
 pub(crate) struct MachineSpec<'a> {
@@ -18,6 +18,7 @@ pub(crate) struct MachineSpec<'a> {
     pub(crate) directory: &'a SandboxDirectory,
     pub(crate) config: &'a Config,
     pub(crate) lifetime: Lifetime,
+    pub(crate) network: &'a NetworkNamespace,
     /// Where the verdict about KVM is kept.
     pub(crate) accelerator_cache: &'a Path,
 }
@@ -48,6 +49,7 @@ impl Machine {
             memory: config.memory(),
             accelerator: qemu.accelerator(config.accelerator, &probe).await,
             lifetime: spec.lifetime,
+            network: spec.network.clone(),
             command_line: config.kernel_parameters.clone(),
             boot_deadline: config.boot_deadline(),
         };

@@ -23,7 +23,7 @@ use crate::machine::Machine;
 use crate::phase::Phase;
 use crate::process::Process;
 use crate::sandbox::{Launch, Sandbox};
-use crate::vmm::Lifetime;
+use crate::vmm::{Lifetime, NetworkNamespace};
 
 /// What a runtime is opened with.
 #[derive(Clone, Debug)]
@@ -111,7 +111,9 @@ impl Shared {
                 Ok(Created { handle, pid })
             }
             Err(error) => {
-                self.release(&container).await?;
+                if let Err(left) = self.release(&container).await {
+                    log::error!("container {}: {}", container.id, left.chain());
+                }
                 Err(error)
             }
         }
@@ -136,6 +138,7 @@ impl Shared {
                     let launch = Launch {
                         id: grouped.clone(),
                         hostname: bundle.hostname().to_owned(),
+                        network: bundle.network(),
                         config: self.host.config.with_options(&request.options)?,
                         implicit: true,
                     };
@@ -171,7 +174,11 @@ impl Shared {
     /// Ends a sandbox. It stays registered until it is gone, so that nobody takes its directory.
     async fn destroy(&self, sandbox: &Sandbox) -> Result<()> {
         sandbox.destroy().await?;
-        self.registry().sandboxes.remove(&sandbox.id);
+        let mut registry = self.registry();
+        if registry.sandboxes.get(&sandbox.id).is_some_and(|found| std::ptr::eq(&**found, sandbox))
+        {
+            registry.sandboxes.remove(&sandbox.id);
+        }
         Ok(())
     }
 
@@ -191,6 +198,7 @@ impl Shared {
             let launch = Launch {
                 id: request.id.clone(),
                 hostname: request.hostname,
+                network: NetworkNamespace::New,
                 config: self.host.config.with_options(&request.options)?,
                 implicit: false,
             };
@@ -201,7 +209,9 @@ impl Shared {
         match sandbox.machine().await {
             Ok(machine) => Ok(machine.pid()),
             Err(error) => {
-                self.destroy(&sandbox).await?;
+                if let Err(left) = self.destroy(&sandbox).await {
+                    log::error!("sandbox {}: {}", sandbox.id, left.chain());
+                }
                 Err(error)
             }
         }
@@ -227,6 +237,8 @@ impl Shared {
         }
         if container.init.life.phase() == Phase::Creating {
             container.cancel_creation().await;
+            // The creation releases it too, but the caller must not be answered before that.
+            self.release(&container).await?;
         }
         let exit = container.delete().await?;
         self.release(&container).await?;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use runtime_api::{Error, Result, SandboxId, SandboxState};
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio::task::AbortHandle;
 
 use crate::config::Config;
@@ -20,12 +20,13 @@ use crate::layout::SandboxDirectory;
 use crate::machine::{Machine, MachineSpec};
 use crate::record::{Identity, Record};
 use crate::runtime::Host;
-use crate::vmm::Lifetime;
+use crate::vmm::{Lifetime, NetworkNamespace};
 
 /// What a sandbox is launched with.
 pub(crate) struct Launch {
     pub(crate) id: SandboxId,
     pub(crate) hostname: String,
+    pub(crate) network: NetworkNamespace,
     pub(crate) config: Config,
     /// Whether it lives only as long as it has containers.
     pub(crate) implicit: bool,
@@ -39,6 +40,8 @@ pub(crate) struct Sandbox {
     pub(crate) created_at: SystemTime,
     boot: watch::Receiver<Boot>,
     task: AbortHandle,
+    /// Set once it is gone: its directory may be another sandbox's then.
+    destroyed: OnceCell<()>,
 }
 
 #[derive(Clone)]
@@ -73,6 +76,7 @@ impl Sandbox {
                 directory: &its_directory,
                 config: &launch.config,
                 lifetime,
+                network: &launch.network,
                 accelerator_cache: &accelerator_cache,
             };
             match Machine::boot(spec).await {
@@ -93,7 +97,8 @@ impl Sandbox {
         });
         let created_at = SystemTime::now();
         let task = task.abort_handle();
-        Ok(Self { id, directory, implicit, created_at, boot, task })
+        let destroyed = OnceCell::new();
+        Ok(Self { id, directory, implicit, created_at, boot, task, destroyed })
     }
 
     /// The machine, once it is ready.
@@ -125,11 +130,16 @@ impl Sandbox {
         if self.task.is_finished() { SandboxState::Stopped } else { SandboxState::Ready }
     }
 
-    /// Ends the machine, also in the middle of its boot, and removes the directory.
+    /// Ends the machine, also in the middle of its boot, and removes the directory. Whoever comes
+    /// later waits for the first, and tries again only if that has failed.
     ///
     /// # Errors
     /// What stays behind, by name.
     pub(crate) async fn destroy(&self) -> Result<()> {
+        self.destroyed.get_or_try_init(|| self.remove()).await.copied()
+    }
+
+    async fn remove(&self) -> Result<()> {
         match self.ready_machine() {
             Some(machine) => machine.kill().await?,
             None => {

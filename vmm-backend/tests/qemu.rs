@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use vmm_backend::vmm::qemu::{AcceleratorChoice, Probe, Qemu};
 use vmm_backend::vmm::{
-    Accelerator, ExitReason, GuestImage, Lifetime, Mebibytes, Vm, VmSpec, Vmm, VmmError,
+    Accelerator, ExitReason, GuestImage, Lifetime, Mebibytes, NetworkNamespace, Vm, VmSpec, Vmm,
+    VmmError,
 };
 
 const IMAGE: &str = "VMRT_GUEST_IMAGE";
@@ -58,6 +59,7 @@ fn spec(directory: &Path, guest: &GuestImage) -> VmSpec {
         memory: Mebibytes(256),
         accelerator: Accelerator::Tcg,
         lifetime: Lifetime::DiesWithOwner,
+        network: NetworkNamespace::New,
         command_line: Vec::new(),
         boot_deadline: BOOT_DEADLINE,
     }
@@ -332,4 +334,34 @@ async fn a_probe_gives_a_verdict_and_leaves_only_that() {
         fs::remove_file(cache).unwrap();
     }
     sandbox.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn a_machine_is_in_the_network_namespace_it_was_given() {
+    let Some(mut sandbox) = sandbox() else { return };
+    let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+    let own = namespace(std::process::id());
+    for lifetime in [Lifetime::DiesWithOwner, Lifetime::Survives] {
+        sandbox.spec.lifetime = lifetime;
+        sandbox.spec.network = NetworkNamespace::New;
+        let first = sandbox.boot().await.unwrap();
+        let new = namespace(first.pid());
+        assert_ne!(new, own);
+        let other = spec(sandbox.directory.path(), &sandbox.spec.guest);
+        let path = format!("/proc/{}/ns/net", first.pid());
+        let second = tempfile::tempdir().unwrap();
+        let joined = VmSpec {
+            directory: second.path().to_owned(),
+            network: NetworkNamespace::Existing(path.into()),
+            lifetime,
+            ..other
+        };
+        let second = sandbox.qemu.boot(&joined).await.unwrap();
+        assert_eq!(namespace(second.pid()), new);
+        first.kill().await.unwrap();
+        second.kill().await.unwrap();
+    }
+    sandbox.spec.network = NetworkNamespace::Existing("/no/such/namespace".into());
+    let error = sandbox.boot().await.map(|vm| vm.pid()).unwrap_err();
+    assert!(error.to_string().contains("/no/such/namespace"), "{error}");
 }

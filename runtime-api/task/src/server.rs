@@ -82,7 +82,8 @@ impl TaskServer {
 
     async fn delete(&self, request: api::DeleteRequest) -> Result<Vec<u8>> {
         let process = convert::process(&request.id, &request.exec_id)?;
-        let pid = self.runtime.state(&process).await?.pid;
+        // A container that is still being created has no state, and is deleted all the same.
+        let pid = self.runtime.state(&process).await.map_or(Pid(0), |state| state.pid);
         let exit = self.runtime.delete(&process).await?;
         let (exit_status, exited_at) = convert::exit_fields(exit);
         encode(&api::DeleteResponse { pid: pid.0, exit_status, exited_at, ..Default::default() })

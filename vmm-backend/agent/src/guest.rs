@@ -13,7 +13,7 @@ use ttrpc::r#async::TtrpcContext;
 
 use crate::LinuxRuntime;
 use crate::gate::Gate;
-use crate::identity::{self, Identity, SHARE};
+use crate::identity::{self, Identity};
 use crate::streams::{Chunk, Output};
 
 /// Serves what the Task service has no words for.
@@ -48,7 +48,6 @@ impl GuestService {
         let mut response = ResumeResponse::new();
         response.agent_version = env!("CARGO_PKG_VERSION").into();
         response.kernel_release = system.release().to_string_lossy().into_owned();
-        response.share = SHARE.into();
         Ok(response)
     }
 

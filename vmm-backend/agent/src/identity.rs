@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use guest_api::SHARE_TAG;
+use guest_api::{SHARE_DIRECTORY, SHARE_TAG};
 use nix::mount::{MsFlags, mount};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_settime};
@@ -13,9 +13,6 @@ use nix::unistd::sethostname;
 use runtime_api::{Error, Result, ResultExt, SandboxId};
 
 use crate::sys;
-
-/// Where the shared directory of the sandbox appears.
-pub(crate) const SHARE: &str = "/run/vmrt/share";
 
 const MACHINE_ID: &str = "/etc/machine-id";
 const HOSTNAME_LIMIT: usize = 64;
@@ -82,13 +79,14 @@ pub(crate) fn set_clock(nanoseconds: u64) -> Result<()> {
 
 /// Mounts the shared directory, unless it is mounted already.
 pub(crate) fn mount_share() -> Result<()> {
-    let describe = || format!("mount the 9p tag {SHARE_TAG:?} on {SHARE}");
-    if is_mounted(Path::new(SHARE)).internal(describe)? {
+    let describe = || format!("mount the 9p tag {SHARE_TAG:?} on {SHARE_DIRECTORY}");
+    if is_mounted(Path::new(SHARE_DIRECTORY)).internal(describe)? {
         return Ok(());
     }
-    fs::create_dir_all(SHARE).internal(describe)?;
+    fs::create_dir_all(SHARE_DIRECTORY).internal(describe)?;
     let flags = MsFlags::MS_NOATIME;
-    mount(Some(SHARE_TAG), SHARE, Some("9p"), flags, Some(SHARE_OPTIONS)).internal(describe)
+    mount(Some(SHARE_TAG), SHARE_DIRECTORY, Some("9p"), flags, Some(SHARE_OPTIONS))
+        .internal(describe)
 }
 
 fn is_mounted(path: &Path) -> io::Result<bool> {

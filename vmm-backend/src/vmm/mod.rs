@@ -27,8 +27,8 @@ use tokio::net::UnixStream;
 
 pub use error::VmmError;
 pub use types::{
-    Accelerator, AgentChannel, ExitReason, GuestImage, Lifetime, Mebibytes, SharedFs, VmExit,
-    VmSpec, VmmCapabilities,
+    Accelerator, AgentChannel, ExitReason, GuestImage, Lifetime, Mebibytes, NetworkNamespace,
+    SharedFs, VmExit, VmSpec, VmmCapabilities,
 };
 
 /// A hypervisor driver.

@@ -23,6 +23,8 @@ pub struct VmSpec {
     pub accelerator: Accelerator,
     /// What the death of this process means for the machine.
     pub lifetime: Lifetime,
+    /// Where the VMM is on the network.
+    pub network: NetworkNamespace,
     /// Words appended to the kernel command line, in order.
     pub command_line: Vec<String>,
     /// From the start of the VMM to the agent's opening of its channel.
@@ -83,6 +85,16 @@ pub enum Lifetime {
     /// The machine lives on and can be attached to again: the owner is a daemon with the runtime as
     /// a library.
     Survives,
+}
+
+/// The network namespace of the VMM. It is never the host's by default: daemons take the namespace of
+/// the process that they are told of for the sandbox's own, and put interfaces there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetworkNamespace {
+    /// One of its own, which ends with it.
+    New,
+    /// The one that somebody has prepared, by its path.
+    Existing(PathBuf),
 }
 
 /// What a driver can do.

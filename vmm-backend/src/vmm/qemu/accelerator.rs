@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Qemu, vm};
-use crate::vmm::{Accelerator, GuestImage, Lifetime, Mebibytes, Vm, VmSpec};
+use crate::vmm::{Accelerator, GuestImage, Lifetime, Mebibytes, NetworkNamespace, Vm, VmSpec};
 
 /// A KVM guest is ready in well under a second; where it needs longer TCG is as good.
 const PROBE_DEADLINE: Duration = Duration::from_secs(5);
@@ -130,6 +130,7 @@ impl Qemu {
             memory: Mebibytes(256),
             accelerator: Accelerator::Kvm,
             lifetime: probe.lifetime,
+            network: NetworkNamespace::New,
             command_line: Vec::new(),
             boot_deadline: PROBE_DEADLINE,
         };

@@ -64,10 +64,10 @@ impl Sockets {
 
 /// The arguments after the program's name. QMP is served on file descriptor 0, which has to be a
 /// listening socket; the other sockets are made by QEMU itself.
-pub(super) fn arguments(spec: &VmSpec, sockets: &Sockets) -> Vec<OsString> {
+pub(super) fn arguments(spec: &VmSpec, sockets: &Sockets, tsc_khz: Option<u64>) -> Vec<OsString> {
     let mut line = Arguments(Vec::with_capacity(64));
     line.machine(spec);
-    line.guest(spec);
+    line.guest(spec, tsc_khz);
     line.control(sockets);
     line.devices(spec);
     line.0
@@ -114,10 +114,10 @@ impl Arguments {
         self.option("-action", "reboot=shutdown,shutdown=poweroff,panic=shutdown");
     }
 
-    fn guest(&mut self, spec: &VmSpec) {
+    fn guest(&mut self, spec: &VmSpec, tsc_khz: Option<u64>) {
         self.option("-kernel", &spec.guest.kernel);
         self.option("-initrd", &spec.guest.initramfs);
-        self.option("-append", command_line(spec));
+        self.option("-append", command_line(spec, tsc_khz));
     }
 
     fn control(&mut self, sockets: &Sockets) {
@@ -157,12 +157,15 @@ impl Arguments {
 }
 
 /// `loglevel=1` because each character costs an exit to QEMU; at 0 the kernel would keep silent in
-/// a panic, too. `panic=-1` resets at once, after pvpanic has told the host. No `tsc_early_khz`:
-/// q35 has a timer to calibrate with, and a wrong value would make the guest's clock drift.
-fn command_line(spec: &VmSpec) -> String {
+/// a panic, too. `panic=-1` resets at once, after pvpanic has told the host. With
+/// `tsc_early_khz` the guest need not measure what a loaded host would let it measure wrongly.
+fn command_line(spec: &VmSpec, tsc_khz: Option<u64>) -> String {
     let mut line = String::from(
         "console=ttyS0 quiet loglevel=1 reboot=t panic=-1 no_timer_check tsc=reliable",
     );
+    if let (Accelerator::Tcg, Some(khz)) = (spec.accelerator, tsc_khz) {
+        line.push_str(&format!(" tsc_early_khz={khz}"));
+    }
     for word in &spec.command_line {
         line.push(' ');
         line.push_str(word);
@@ -194,7 +197,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::vmm::{GuestImage, Lifetime, Mebibytes};
+    use crate::vmm::{GuestImage, Lifetime, Mebibytes, NetworkNamespace};
 
     fn spec() -> VmSpec {
         VmSpec {
@@ -205,6 +208,7 @@ mod tests {
             memory: Mebibytes(512),
             accelerator: Accelerator::Tcg,
             lifetime: Lifetime::DiesWithOwner,
+            network: NetworkNamespace::New,
             command_line: vec!["quiet".into(), "vmrt.log=debug".into()],
             boot_deadline: Duration::from_secs(30),
         }
@@ -213,7 +217,7 @@ mod tests {
     fn text(spec: &VmSpec) -> String {
         let sockets = Sockets::new(&spec.directory).unwrap();
         let mut text = String::new();
-        for argument in arguments(spec, &sockets) {
+        for argument in arguments(spec, &sockets, Some(2_800_000)) {
             let argument = argument.into_string().unwrap();
             text.push(if argument.starts_with('-') { '\n' } else { ' ' });
             text.push_str(&argument);

@@ -49,7 +49,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::vmm::{Accelerator, GuestImage, Lifetime, Mebibytes};
+    use crate::vmm::{Accelerator, GuestImage, Lifetime, Mebibytes, NetworkNamespace};
 
     async fn message(stderr_text: &str, console_text: &str) -> String {
         let spec = VmSpec {
@@ -60,6 +60,7 @@ mod tests {
             memory: Mebibytes(512),
             accelerator: Accelerator::Tcg,
             lifetime: Lifetime::Survives,
+            network: NetworkNamespace::New,
             command_line: Vec::new(),
             boot_deadline: Duration::from_secs(1),
         };

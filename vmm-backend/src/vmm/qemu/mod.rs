@@ -6,6 +6,7 @@ mod diagnosis;
 mod output;
 mod process;
 mod qmp;
+mod tsc;
 mod version;
 mod vm;
 

@@ -4,16 +4,17 @@
 //! signal handler has to be installed in a process that may be somebody else's daemon.
 #![expect(
     unsafe_code,
-    reason = "pre_exec is the only race-free way to set PDEATHSIG; AsyncFd cannot check its descriptor"
+    reason = "pre_exec is the only race-free way to set PDEATHSIG; namespaces and AsyncFd take raw descriptors"
 )]
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -44,6 +45,30 @@ pub(super) struct Descriptors {
     pub(super) stderr: OwnedFd,
 }
 
+/// What a process has in common with its owner.
+pub(super) struct Ties {
+    pub(super) lifetime: Lifetime,
+    pub(super) network: Network,
+}
+
+/// A network namespace, ready to be entered.
+pub(super) enum Network {
+    New,
+    Existing(OwnedFd),
+}
+
+impl Network {
+    /// Moves the calling thread there. It only makes a system call.
+    fn enter(&self) -> io::Result<()> {
+        // SAFETY: both calls take integers only; the descriptor is open for as long as `self` lives.
+        let entered = match self {
+            Self::New => unsafe { libc::unshare(libc::CLONE_NEWNET) },
+            Self::Existing(fd) => unsafe { libc::setns(fd.as_raw_fd(), libc::CLONE_NEWNET) },
+        };
+        if entered == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
 /// A child process.
 pub(super) struct Process {
     pid: Pid,
@@ -54,12 +79,13 @@ pub(super) struct Process {
 impl Process {
     /// Starts a program in a process group of its own, with an empty environment and no descriptors
     /// but those given. A surviving process is started without pre_exec, by posix_spawn: its owner
-    /// is a large daemon with many threads, whose descriptors are expected to be close-on-exec.
+    /// is a large daemon with many threads, whose descriptors are expected to be close-on-exec. What
+    /// it inherits of the network comes from a thread that goes there first and ends at once.
     pub(super) fn spawn(
         program: &Path,
         arguments: &[OsString],
         descriptors: Descriptors,
-        lifetime: Lifetime,
+        ties: Ties,
     ) -> io::Result<Self> {
         let mut command = Command::new(program);
         command
@@ -69,12 +95,21 @@ impl Process {
             .stdin(descriptors.stdin)
             .stdout(Stdio::null())
             .stderr(descriptors.stderr);
-        if lifetime == Lifetime::DiesWithOwner {
-            let owner = rustix::process::getpid();
-            // SAFETY: `tie_to` only makes system calls, so it is safe between fork and exec.
-            unsafe { command.pre_exec(move || tie_to(owner)) };
-        }
-        let mut child = command.spawn()?;
+        let network = ties.network;
+        let mut child = match ties.lifetime {
+            Lifetime::DiesWithOwner => {
+                let owner = rustix::process::getpid();
+                let prepare = move || network.enter().and_then(|()| tie_to(owner));
+                // SAFETY: both only make system calls, so they are safe between fork and exec.
+                unsafe { command.pre_exec(prepare) };
+                command.spawn()?
+            }
+            Lifetime::Survives => thread::scope(|scope| {
+                let spawn = || network.enter().and_then(|()| command.spawn());
+                let spawning = thread::Builder::new().spawn_scoped(scope, spawn)?;
+                spawning.join().unwrap_or_else(|_| Err(io::Error::other("the thread broke")))
+            })?,
+        };
         match watch(child.id()) {
             Ok((pid, pidfd)) => {
                 raise_oom_score(pid);

@@ -9,6 +9,7 @@
 //! One task owns the control connection and both outputs; it ends with the process and latches its
 //! [`VmExit`].
 
+use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -25,9 +26,10 @@ use tokio::time::timeout;
 use super::arguments::{AGENT_PORT, Sockets, arguments};
 use super::diagnosis;
 use super::output::{Tail, stderr_pipe};
-use super::process::{Descriptors, KILL_DEADLINE, Process, Status};
+use super::process::{Descriptors, KILL_DEADLINE, Network, Process, Status, Ties};
 use super::qmp::{self, Connection, Event, Qmp};
-use crate::vmm::{ExitReason, Lifetime, Vm, VmExit, VmSpec, VmmError};
+use super::tsc;
+use crate::vmm::{ExitReason, Lifetime, NetworkNamespace, Vm, VmExit, VmSpec, VmmError};
 
 /// How long the outputs of a dead process may take to end; what they hold is in the kernel's
 /// buffers already.
@@ -75,7 +77,8 @@ pub(super) struct QemuVm {
 
 /// Boots: every early return and a drop of the future end the process by [`Machine`]'s destructor.
 pub(super) async fn boot(program: &Path, spec: &VmSpec) -> Result<QemuVm, VmmError> {
-    let (machine, stderr) = start(program, spec)?;
+    let tsc_khz = tsc::khz().await;
+    let (machine, stderr) = start(program, spec, tsc_khz)?;
     let outputs = Arc::new(Outputs::default());
     let booting = bring_up(program, spec, machine, stderr, &outputs);
     match timeout(spec.boot_deadline, booting).await {
@@ -89,11 +92,21 @@ pub(super) async fn boot(program: &Path, spec: &VmSpec) -> Result<QemuVm, VmmErr
 
 /// Starts the process. While it boots it must not outlive this future, whatever the spec says about
 /// later.
-fn start(program: &Path, spec: &VmSpec) -> Result<(Machine, pipe::Receiver), VmmError> {
+fn start(
+    program: &Path,
+    spec: &VmSpec,
+    tsc_khz: Option<u64>,
+) -> Result<(Machine, pipe::Receiver), VmmError> {
     let sockets = Sockets::new(&spec.directory)?;
     let host = |attempt: &'static str, path: &Path| {
         let path = path.to_owned();
         move |source: io::Error| VmmError::Host { attempt, path, source }
+    };
+    let network = match &spec.network {
+        NetworkNamespace::New => Network::New,
+        NetworkNamespace::Existing(path) => Network::Existing(
+            File::open(path).map_err(host("open network namespace", path))?.into(),
+        ),
     };
     sockets.remove();
     // Bound here and inherited as stdin, the way inetd does: connecting succeeds at once, without
@@ -101,8 +114,9 @@ fn start(program: &Path, spec: &VmSpec) -> Result<(Machine, pipe::Receiver), Vmm
     let listener = UnixListener::bind(&sockets.qmp).map_err(host("bind", &sockets.qmp))?;
     let (stderr, inherited) = stderr_pipe().map_err(host("make a pipe for", program))?;
     let descriptors = Descriptors { stdin: listener.into(), stderr: inherited };
-    let line = arguments(spec, &sockets);
-    match Process::spawn(program, &line, descriptors, spec.lifetime) {
+    let line = arguments(spec, &sockets, tsc_khz);
+    let ties = Ties { lifetime: spec.lifetime, network };
+    match Process::spawn(program, &line, descriptors, ties) {
         Ok(process) => {
             let process = Arc::new(process);
             Ok((Machine { process, sockets, lifetime: Lifetime::DiesWithOwner }, stderr))
