@@ -3,7 +3,7 @@
 //! ```text
 //! <state directory>/<sandbox>/            mode 0700, the state of one VM
 //!     record.json                         who runs it; for clean-up after a crash
-//!     *.sock, console.log                 the VMM's own
+//!     *.sock                              the VMM's own
 //!     share/                              what the guest sees, and nothing else
 //!         <container>/config.json         the translated OCI spec
 //!         <container>/rootfs/             its root filesystem, mounted here
