@@ -27,7 +27,8 @@ write_configuration() {
     mkdir -p "$run/bin" "$data"
     chmod 711 "$run" "$data"
     ln -sfn "$repo/target/release/containerd-shim-vmrt-v2" "$run/bin/containerd-shim-vmrt-v2"
-    printf 'guest_image = "%s"\n' "$repo/target/guest-image" >"$run/config.toml"
+    # Its templates go with it.
+    printf '%s = "%s"\n' guest_image "$repo/target/guest-image" template_dir "$run/templates" >"$run/config.toml"
     # The disabled plugins would claim places that another containerd uses: CRI's and NRI's sockets,
     # and /opt/containerd.
     cat >"$run/containerd.toml" <<TOML

@@ -1,5 +1,7 @@
 //! containerd-shim-vmrt-v2: puts the shim and the virtual machines together.
 
+mod template;
+
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -35,5 +37,10 @@ impl Backend for VirtualMachines {
 }
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    // Daemons never ask for this: their actions follow flags.
+    if arguments.next().is_some_and(|word| word == "template") {
+        return template::run(arguments);
+    }
     shim::run(VirtualMachines)
 }

@@ -38,12 +38,7 @@ fn host_network(daemon: &Daemon, id: &str) {
 /// Runs with a configuration of its own and expects a line with these words.
 fn with_configuration(daemon: &Daemon, id: &str, text: &str, words: &[&str]) {
     let scratch = daemon.scratch();
-    let path = scratch.path().join("vmrt.toml");
-    let image = daemon.guest_image();
-    let image = format!("guest_image = {:?}\n", image.display().to_string());
-    let text = if text.contains("guest_image") { text.to_owned() } else { image + text };
-    fs::write(&path, text).unwrap();
-    let path = path.display().to_string();
+    let path = daemon.configuration(scratch.path(), text);
     let options = ["--rm", "--runtime-config-path", &path];
     daemon.run(id, &options, &["true"]).fails_naming(words);
 }
@@ -84,7 +79,10 @@ fn boot_deadline(daemon: &Daemon, id: &str) {
 }
 
 fn abandoned(daemon: &Daemon, id: &str) {
-    daemon.run(id, &["--rm"], &["true"]).abandoned_after(Duration::from_millis(1500));
+    let scratch = daemon.scratch();
+    let boots = daemon.configuration(scratch.path(), "templates = false");
+    let options = ["--rm", "--runtime-config-path", &boots];
+    daemon.run(id, &options, &["true"]).abandoned_after(Duration::from_millis(1500));
     let left = left_of(id);
     assert!(left.is_empty(), "left of {id}: {left:#?}");
 }

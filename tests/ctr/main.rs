@@ -6,6 +6,7 @@ mod confinement;
 mod errors;
 mod life;
 mod streams;
+mod templates;
 mod volumes;
 
 use std::process::ExitCode;
@@ -20,7 +21,14 @@ type Case = (&'static str, fn(&Daemon, &str));
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let cases = [life::CASES, streams::CASES, confinement::CASES, volumes::CASES, errors::CASES];
+    let cases = [
+        life::CASES,
+        templates::CASES,
+        streams::CASES,
+        confinement::CASES,
+        volumes::CASES,
+        errors::CASES,
+    ];
     if arguments.list {
         return libtest_mimic::run(&arguments, trials(&cases.concat(), None)).exit_code();
     }

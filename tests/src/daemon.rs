@@ -38,8 +38,9 @@ impl Daemon {
         fs::create_dir(at("bin")).unwrap();
         symlink(part("VMRT_SHIM"), at("bin/containerd-shim-vmrt-v2")).unwrap();
         let image = part("VMRT_GUEST_IMAGE");
-        fs::write(at("vmrt.toml"), format!("guest_image = {:?}\n", image.display().to_string()))
-            .unwrap();
+        let configuration =
+            format!("guest_image = {image:?}\ntemplate_dir = {:?}\n", at("templates"));
+        fs::write(at("vmrt.toml"), configuration).unwrap();
         fs::write(at("containerd.toml"), containerd_configuration(directory.path())).unwrap();
         let log = File::create(at("containerd.log")).unwrap();
         let path = std::env::var("PATH").unwrap_or_default();
@@ -88,9 +89,30 @@ impl Daemon {
         tempfile::Builder::new().prefix("case-").tempdir_in(self.directory.path()).unwrap()
     }
 
-    /// The guest image that the runtime is configured with.
-    pub fn guest_image(&self) -> PathBuf {
-        part("VMRT_GUEST_IMAGE")
+    /// Writes a configuration of the runtime for `--runtime-config-path`: that of the suite, but for
+    /// the keys in `text`.
+    pub fn configuration(&self, directory: &Path, text: &str) -> String {
+        let all = fs::read_to_string(self.directory.path().join("vmrt.toml")).unwrap();
+        let key = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
+        let changed: Vec<_> = text.lines().map(key).collect();
+        let kept = all.lines().filter(|line| !changed.contains(&key(line)));
+        let lines: Vec<_> = kept.chain(text.lines()).collect();
+        let path = directory.join("vmrt.toml");
+        fs::write(&path, lines.join("\n")).unwrap();
+        path.display().to_string()
+    }
+
+    /// Where the runtime keeps its templates.
+    pub fn templates(&self) -> PathBuf {
+        self.directory.path().join("templates")
+    }
+
+    /// What is done to the templates of the suite by their operator.
+    pub fn template(&self, action: &str) -> Outcome {
+        let mut command = Command::new(part("VMRT_SHIM"));
+        command.args(["template", action]);
+        command.env("VMRT_CONFIG", self.directory.path().join("vmrt.toml"));
+        Ctr { command, input: Vec::new() }.quiet()
     }
 
     /// The archive of the image that every case runs.

@@ -31,6 +31,10 @@ pub struct Config {
     pub memory_mib: u32,
     /// Words added to the guest's kernel command line. Default: none.
     pub kernel_parameters: Vec<String>,
+    /// Whether sandboxes are clones of a machine that has booted once. Default: `true`.
+    pub templates: bool,
+    /// Where the templates of this host are. Default: `/run/vmrt/templates`.
+    pub template_dir: PathBuf,
     /// Seconds from the start of the hypervisor to the agent's first answer. Default: 60.
     pub boot_timeout_s: u32,
     /// Seconds that the guest may take for one request. Default: 30.
@@ -46,6 +50,8 @@ impl Default for Config {
             vcpus: 1,
             memory_mib: 512,
             kernel_parameters: Vec::new(),
+            templates: true,
+            template_dir: "/run/vmrt/templates".into(),
             boot_timeout_s: 60,
             request_timeout_s: 30,
         }
@@ -127,6 +133,8 @@ mod tests {
         assert_eq!(config.guest_image, Path::new("/usr/local/share/vmrt/guest-image"));
         assert_eq!(config.qemu, None);
         assert!(config.kernel_parameters.is_empty());
+        assert!(config.templates);
+        assert_eq!(config.template_dir, Path::new("/run/vmrt/templates"));
     }
 
     #[test]
@@ -138,6 +146,8 @@ mod tests {
             vcpus = 2
             memory_mib = 64
             kernel_parameters = ["quiet"]
+            templates = false
+            template_dir = "/t"
             boot_timeout_s = 3
             request_timeout_s = 4
         "#;
@@ -148,6 +158,8 @@ mod tests {
             vcpus: 2,
             memory_mib: 64,
             kernel_parameters: vec!["quiet".into()],
+            templates: false,
+            template_dir: "/t".into(),
             boot_timeout_s: 3,
             request_timeout_s: 4,
         };

@@ -18,6 +18,7 @@ use crate::layout::ContainerDirectory;
 use crate::machine::Machine;
 use crate::mount;
 use crate::phase::Phase;
+use crate::phases::Phases;
 use crate::process::Process;
 use crate::sandbox::Sandbox;
 use crate::streams::OpenStreams;
@@ -98,12 +99,15 @@ impl Container {
     }
 
     async fn create_in_guest(&self, bundle: &Bundle) -> Result<Arc<Machine>> {
-        // The machine boots meanwhile.
+        let mut phases = Phases::begin();
+        // The machine starts meanwhile.
         let guest_bundle = Path::new(guest_api::SHARE_DIRECTORY).join(&self.id);
         let translation = bundle.translate(&self.id, &guest_bundle)?;
         let streams = OpenStreams::open(&self.init.stdio)?;
         self.prepare(&translation)?;
+        phases.end("prepare");
         let machine = self.sandbox.machine().await?;
+        phases.end("machine");
         let request = CreateContainer {
             id: self.id.clone(),
             sandbox: None,
@@ -114,6 +118,8 @@ impl Container {
         };
         machine.guest().tasks().create_container(request).await?;
         self.init.put_streams(streams.run(machine.guest(), &self.init.reference));
+        phases.end("create");
+        log::info!("phases of container {}: {phases}", self.id);
         Ok(machine)
     }
 

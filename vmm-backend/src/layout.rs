@@ -51,7 +51,7 @@ impl SandboxDirectory {
     }
 
     pub(crate) fn share(&self) -> PathBuf {
-        self.0.join("share")
+        share(&self.0)
     }
 
     pub(crate) fn record(&self) -> PathBuf {
@@ -98,6 +98,11 @@ impl ContainerDirectory {
     pub(crate) fn remove(&self) -> Result<()> {
         remove_tree(&self.0)
     }
+}
+
+/// What the guest sees of a sandbox's directory.
+pub(crate) fn share(directory: &Path) -> PathBuf {
+    directory.join("share")
 }
 
 fn make_directory(path: &Path) -> Result<()> {

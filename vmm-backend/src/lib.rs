@@ -19,6 +19,10 @@ mod container;
 mod sandbox;
 
 mod machine;
+pub use machine::warm;
+
+mod template;
+pub use template::{Checked, Templates};
 
 mod guest;
 
@@ -33,6 +37,12 @@ mod mount;
 mod record;
 
 mod events;
+
+mod phases;
+
+mod file_identity;
+
+mod lock;
 
 mod cleanup;
 pub use cleanup::{Leftover, cleanup};

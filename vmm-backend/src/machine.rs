@@ -1,13 +1,15 @@
 //! The virtual machine of a sandbox together with its agent.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use runtime_api::{Error, ErrorKind, Pid, Result, SandboxId};
 
 use crate::config::Config;
 use crate::guest::{Guest, GuestIdentity};
-use crate::layout::SandboxDirectory;
+use crate::layout::{self, SandboxDirectory};
+use crate::phases::Phases;
+use crate::template::Templates;
 use crate::vmm::qemu::{Probe, Qemu};
 use crate::vmm::{GuestImage, Lifetime, NetworkNamespace, Vm, VmExit, VmSpec, Vmm, VmmError};
 
@@ -28,40 +30,94 @@ pub(crate) struct Machine {
     sandbox: SandboxId,
     vm: Box<dyn Vm>,
     guest: Arc<Guest>,
+    phases: Phases,
 }
 
 impl Machine {
-    /// Boots it. Dropping the future leaves nothing behind.
-    pub(crate) async fn boot(spec: MachineSpec<'_>) -> Result<Self> {
-        let config = spec.config;
-        let qemu = Qemu::find(config.qemu.as_deref())?;
-        let guest = GuestImage::in_directory(&config.guest_image);
-        let probe = Probe {
-            cache: spec.accelerator_cache.to_owned(),
-            guest: guest.clone(),
-            lifetime: spec.lifetime,
-        };
+    /// Starts it: as a clone of a template, or else by booting. Dropping the future leaves nothing
+    /// behind.
+    pub(crate) async fn start(spec: MachineSpec<'_>) -> Result<Self> {
+        let mut phases = Phases::begin();
+        let qemu = Qemu::find(spec.config.qemu.as_deref())?;
+        let host = HostFacts { accelerator_cache: spec.accelerator_cache, lifetime: spec.lifetime };
         let vm_spec = VmSpec {
-            directory: spec.directory.path().to_owned(),
-            share: spec.directory.share(),
-            guest,
-            vcpus: config.vcpus,
-            memory: config.memory(),
-            accelerator: qemu.accelerator(config.accelerator, &probe).await,
-            lifetime: spec.lifetime,
             network: spec.network.clone(),
-            command_line: config.kernel_parameters.clone(),
-            boot_deadline: config.boot_deadline(),
+            ..vm_spec(&qemu, spec.config, spec.directory.path(), host).await
         };
+        phases.end("accelerator");
+        if spec.config.templates
+            && let Some(machine) = Self::clone_template(&spec, &qemu, &vm_spec, &mut phases).await?
+        {
+            return Ok(machine);
+        }
         let vm = qemu.boot(&vm_spec).await?;
+        phases.end("boot");
+        Self::resume(&spec, vm, phases).await
+    }
+
+    /// `None` when there is no template to clone, or none that lives; the reason is logged.
+    async fn clone_template(
+        spec: &MachineSpec<'_>,
+        qemu: &Qemu,
+        vm_spec: &VmSpec,
+        phases: &mut Phases,
+    ) -> Result<Option<Self>> {
+        let boots = |error: &Error| {
+            let reason = error.chain();
+            log::warn!("sandbox {} boots instead of being cloned: {reason}", spec.sandbox);
+        };
+        let templates = Templates::in_directory(spec.config.template_dir.clone());
+        let template = match templates.obtain(qemu, vm_spec).await {
+            Ok(template) => template,
+            Err(error) => {
+                boots(&error);
+                return Ok(None);
+            }
+        };
+        phases.end("template");
+        let machine = match qemu.restore(vm_spec, &template.files()).await {
+            Ok(vm) => {
+                phases.end("restore");
+                Self::resume(spec, vm, phases.clone()).await
+            }
+            // Whatever it is, it has nothing to do with the template.
+            Err(error)
+                if !matches!(error, VmmError::Template { .. } | VmmError::BootTimeout { .. }) =>
+            {
+                return Err(error.into());
+            }
+            Err(error) => Err(error.into()),
+        };
+        match machine {
+            Ok(machine) => Ok(Some(machine)),
+            Err(error) => {
+                boots(&error);
+                template.put_aside(&error);
+                phases.end("failed_clone");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Gives the guest its identity.
+    async fn resume(spec: &MachineSpec<'_>, vm: Box<dyn Vm>, mut phases: Phases) -> Result<Self> {
         let identity = GuestIdentity { sandbox: spec.sandbox, hostname: spec.hostname };
-        match Guest::resume(vm.as_ref(), identity, config.request_deadline()).await {
-            Ok(guest) => Ok(Self { sandbox: spec.sandbox.clone(), vm, guest: Arc::new(guest) }),
+        match Guest::resume(vm.as_ref(), identity, spec.config.request_deadline()).await {
+            Ok(guest) => {
+                phases.end("resume");
+                let (sandbox, guest) = (spec.sandbox.clone(), Arc::new(guest));
+                Ok(Self { sandbox, vm, guest, phases })
+            }
             Err(error) => {
                 vm.kill().await?;
                 Err(error)
             }
         }
+    }
+
+    /// Where the time of its start went.
+    pub(crate) fn phases(&self) -> &Phases {
+        &self.phases
     }
 
     /// The number that daemons are told: the VMM's process, which lives as long as the machine.
@@ -92,6 +148,47 @@ impl Machine {
     }
 }
 
+/// What is the same for every machine of this process.
+struct HostFacts<'a> {
+    accelerator_cache: &'a Path,
+    lifetime: Lifetime,
+}
+
+/// The machine that `config` describes, in `directory`, with a network of its own.
+async fn vm_spec(qemu: &Qemu, config: &Config, directory: &Path, host: HostFacts<'_>) -> VmSpec {
+    let guest = GuestImage::in_directory(&config.guest_image);
+    let probe = Probe {
+        cache: host.accelerator_cache.to_owned(),
+        guest: guest.clone(),
+        lifetime: host.lifetime,
+    };
+    VmSpec {
+        directory: directory.to_owned(),
+        share: layout::share(directory),
+        guest,
+        vcpus: config.vcpus,
+        memory: config.memory(),
+        accelerator: qemu.accelerator(config.accelerator, &probe).await,
+        lifetime: host.lifetime,
+        network: NetworkNamespace::New,
+        command_line: config.kernel_parameters.clone(),
+        boot_deadline: config.boot_deadline(),
+    }
+}
+
+/// Has the template that `config` asks for, so that the first sandbox need not build it, and answers
+/// its directory.
+///
+/// # Errors
+/// What keeps it from being built.
+pub async fn warm(config: &Config, accelerator_cache: &Path) -> Result<PathBuf> {
+    let qemu = Qemu::find(config.qemu.as_deref())?;
+    let host = HostFacts { accelerator_cache, lifetime: Lifetime::DiesWithOwner };
+    let spec = vm_spec(&qemu, config, &config.template_dir, host).await;
+    let templates = Templates::in_directory(config.template_dir.clone());
+    Ok(templates.obtain(&qemu, &spec).await?.directory().to_owned())
+}
+
 impl From<VmmError> for Error {
     fn from(error: VmmError) -> Self {
         let kind = match error {
@@ -103,6 +200,7 @@ impl From<VmmError> for Error {
             | VmmError::SocketPathTooLong { .. } => ErrorKind::FailedPrecondition,
             VmmError::BootTimeout { .. } => ErrorKind::DeadlineExceeded,
             VmmError::DiedDuringBoot { .. }
+            | VmmError::Template { .. }
             | VmmError::Channel { .. }
             | VmmError::Control { .. }
             | VmmError::Unkillable { .. } => ErrorKind::Unavailable,

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use crate::container::Container;
 use crate::machine::Machine;
 use crate::phase::{Life, Phase};
+use crate::phases::Phases;
 use crate::streams::Streams;
 
 /// The exit code of a process that a signal 9, or the death of its VM, has ended.
@@ -51,8 +52,11 @@ impl Process {
         let created = |phase| (phase == Phase::Created).then_some(Phase::Starting);
         self.life.advance(&self.reference, created, || {})?;
         let pid = machine.pid();
+        let mut phases = Phases::begin();
         match machine.guest().tasks().start(&self.reference).await {
             Ok(_) => {
+                phases.end("start");
+                log::info!("phases of {}: {phases}", self.reference);
                 let running = |phase| (phase == Phase::Starting).then_some(Phase::Running);
                 let event = match &self.reference.exec {
                     None => EventKind::Start { pid },

@@ -79,9 +79,10 @@ impl Sandbox {
                 network: &launch.network,
                 accelerator_cache: &accelerator_cache,
             };
-            match Machine::boot(spec).await {
+            match Machine::start(spec).await {
                 Ok(machine) => {
                     let machine = Arc::new(machine);
+                    log::info!("phases of sandbox {}: {}", launch.id, machine.phases());
                     done.send_replace(Boot::Ready(Arc::clone(&machine)));
                     let exit = machine.exited().await;
                     log::info!("machine of sandbox {} has ended: {}", launch.id, exit.reason);

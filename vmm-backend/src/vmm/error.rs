@@ -26,10 +26,10 @@ pub enum VmmError {
         /// What is wrong with it.
         detail: String,
     },
-    /// Kernel or initramfs cannot be read.
+    /// What a guest is made from cannot be read.
     #[error("cannot read the guest's {role} {}", path.display())]
     GuestFile {
-        /// "kernel" or "initramfs".
+        /// "hypervisor", "kernel" or "initramfs".
         role: &'static str,
         /// Its path.
         path: PathBuf,
@@ -88,6 +88,14 @@ pub enum VmmError {
         /// How long it was given.
         deadline: Duration,
         /// The last line it printed.
+        detail: String,
+    },
+    /// A machine cannot be saved or restored.
+    #[error("cannot {attempt} the template: {detail}")]
+    Template {
+        /// "save" or "restore".
+        attempt: &'static str,
+        /// The hypervisor's own words.
         detail: String,
     },
     /// The agent's channel cannot be opened.

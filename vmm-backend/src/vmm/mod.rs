@@ -14,9 +14,14 @@
 //!     │                     paused ─► VmExit (latched: every waiter sees the same one)
 //! ```
 //!
+//! ```text
+//!            save_template(spec)                 restore(spec of a sandbox)
+//!  VmSpec ────────────────────────► TemplateFiles ─────────────────────────► Vm, as after boot
+//! ```
+//!
 //! Everything that belongs to one sandbox is named by a path in its [`VmSpec`] and no device
-//! depends on the sandbox, so that a clone of a saved template can later be given the same devices
-//! and other paths.
+//! depends on the sandbox, so that a clone of a saved template is given the same devices and other
+//! paths.
 
 mod error;
 pub mod qemu;
@@ -25,10 +30,11 @@ mod types;
 use async_trait::async_trait;
 use tokio::net::UnixStream;
 
+pub use crate::file_identity::FileIdentity;
 pub use error::VmmError;
 pub use types::{
-    Accelerator, AgentChannel, ExitReason, GuestImage, Lifetime, Mebibytes, NetworkNamespace,
-    SharedFs, VmExit, VmSpec, VmmCapabilities,
+    Accelerator, AgentChannel, ExitReason, Fingerprint, GuestImage, Lifetime, Mebibytes,
+    NetworkNamespace, SharedFs, TemplateFiles, VmExit, VmSpec, VmmCapabilities,
 };
 
 /// A hypervisor driver.
@@ -49,6 +55,28 @@ pub trait Vmm: Send + Sync {
     /// One variant of [`VmmError`] for each cause a user can act on; [`VmmError::BootTimeout`]
     /// after [`VmSpec::boot_deadline`].
     async fn boot(&self, spec: &VmSpec) -> Result<Box<dyn Vm>, VmmError>;
+
+    /// What a template for `spec` depends on. It has nothing of the one sandbox in it: neither its
+    /// directories nor its network.
+    ///
+    /// # Errors
+    /// [`VmmError::GuestFile`] and [`VmmError::NotInstalled`] for what cannot be read.
+    fn fingerprint(&self, spec: &VmSpec) -> Result<Fingerprint, VmmError>;
+
+    /// Boots a machine up to the agent's opening of its channel, saves it, and ends it. Of `spec`
+    /// the directories are those of this one machine. The files are complete when this returns, and
+    /// worth nothing before that or after an error.
+    ///
+    /// # Errors
+    /// As for [`Vmm::boot`]; [`VmmError::Template`] when the saving fails.
+    async fn save_template(&self, spec: &VmSpec, files: &TemplateFiles) -> Result<(), VmmError>;
+
+    /// Starts a machine that goes on where the template was saved, with the devices and the memory
+    /// of its own that `spec` asks for. Its agent listens, and takes itself for unconnected.
+    ///
+    /// # Errors
+    /// As for [`Vmm::boot`]; [`VmmError::Template`] when the files cannot be restored.
+    async fn restore(&self, spec: &VmSpec, files: &TemplateFiles) -> Result<Box<dyn Vm>, VmmError>;
 }
 
 /// A running virtual machine.

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::file_identity::FileIdentity;
+
 /// Everything a driver needs in order to boot one sandbox.
 #[derive(Clone, Debug)]
 pub struct VmSpec {
@@ -45,6 +47,31 @@ impl GuestImage {
     pub fn in_directory(directory: &Path) -> Self {
         Self { kernel: directory.join("vmlinux"), initramfs: directory.join("initramfs.img") }
     }
+}
+
+/// The files of a saved machine; only the driver that wrote them reads them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TemplateFiles {
+    /// The guest's memory. Clones map it copy-on-write, so it must never change.
+    pub memory: PathBuf,
+    /// The state of processor and devices.
+    pub state: PathBuf,
+}
+
+impl TemplateFiles {
+    /// The files of the template in a directory.
+    pub fn in_directory(directory: &Path) -> Self {
+        Self { memory: directory.join("memory"), state: directory.join("state") }
+    }
+}
+
+/// What a template depends on: it can be restored for every [`VmSpec`] whose fingerprint is equal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// The files it was made from.
+    pub inputs: Vec<FileIdentity>,
+    /// Everything else, as text.
+    pub settings: String,
 }
 
 /// An amount of memory in units of 2^20 bytes.

@@ -4,15 +4,17 @@
 //! is used after the real guest has booted under it once. The verdict is kept in a file, because a
 //! shim is a new process for every sandbox; a lock keeps several of them from probing at once.
 
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Qemu, vm};
+use crate::file_identity::FileIdentity;
+use crate::lock::{Hold, lock};
 use crate::vmm::{Accelerator, GuestImage, Lifetime, Mebibytes, NetworkNamespace, Vm, VmSpec};
 
 /// A KVM guest is ready in well under a second; where it needs longer TCG is as good.
@@ -20,8 +22,6 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long another process's probe is waited for before this one goes without a verdict.
 const LOCK_DEADLINE: Duration = Duration::from_secs(8);
-
-const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 const KVM_DEVICE: &str = "/dev/kvm";
 
@@ -58,24 +58,15 @@ struct Verdict {
     reason: String,
 }
 
-const VERDICT_VERSION: u32 = 1;
+const VERDICT_VERSION: u32 = 2;
 
-/// A verdict holds for this program, guest and host kernel. A file's identity says as much as its
-/// version or its hash, without starting or reading it.
+/// A verdict holds for this program, guest and host kernel.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Key {
-    qemu: Identity,
-    kernel: Identity,
-    initramfs: Identity,
+    qemu: FileIdentity,
+    kernel: FileIdentity,
+    initramfs: FileIdentity,
     host_kernel: String,
-}
-
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Identity {
-    path: PathBuf,
-    size: u64,
-    modified_seconds: i64,
-    modified_nanoseconds: i64,
 }
 
 impl Qemu {
@@ -100,7 +91,8 @@ impl Qemu {
             return Ok(verdict.accelerator());
         }
         let directory = probe.cache.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        let _lock = lock(directory).await?;
+        // The directory itself is locked, so that no lock file is left.
+        let _lock = lock(directory, Hold::Exclusive, LOCK_DEADLINE).await?;
         // Another process may have had the lock for its probe.
         if let Some(verdict) = Verdict::read(&probe.cache, &key) {
             return Ok(verdict.accelerator());
@@ -167,40 +159,12 @@ impl Verdict {
 impl Key {
     fn new(program: &Path, guest: &GuestImage) -> io::Result<Self> {
         Ok(Self {
-            qemu: Identity::new(program)?,
-            kernel: Identity::new(&guest.kernel)?,
-            initramfs: Identity::new(&guest.initramfs)?,
+            qemu: FileIdentity::of(program)?,
+            kernel: FileIdentity::of(&guest.kernel)?,
+            initramfs: FileIdentity::of(&guest.initramfs)?,
             host_kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
         })
     }
-}
-
-impl Identity {
-    fn new(path: &Path) -> io::Result<Self> {
-        let metadata = fs::metadata(path)?;
-        Ok(Self {
-            path: path.to_owned(),
-            size: metadata.size(),
-            modified_seconds: metadata.mtime(),
-            modified_nanoseconds: metadata.mtime_nsec(),
-        })
-    }
-}
-
-/// Locks the directory itself, so that no lock file is left; closing the file unlocks.
-async fn lock(directory: &Path) -> io::Result<File> {
-    let file = File::open(directory)?;
-    let locked = async {
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(()),
-                Err(TryLockError::WouldBlock) => tokio::time::sleep(LOCK_INTERVAL).await,
-                Err(TryLockError::Error(error)) => return Err(error),
-            }
-        }
-    };
-    tokio::time::timeout(LOCK_DEADLINE, locked).await??;
-    Ok(file)
 }
 
 /// The state directory of the probe's machine. The lock makes its one name unique, and that of an
@@ -260,15 +224,5 @@ mod tests {
         assert_eq!(Verdict::read(&cache, &key), None);
         fs::write(&cache, "{\"version\":1,").unwrap();
         assert_eq!(Verdict::read(&cache, &key), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_lock_that_is_never_released_meets_the_deadline() {
-        let directory = tempfile::tempdir().unwrap();
-        let held = lock(directory.path()).await.unwrap();
-        let error = lock(directory.path()).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        drop(held);
-        lock(directory.path()).await.unwrap();
     }
 }

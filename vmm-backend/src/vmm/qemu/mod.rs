@@ -6,6 +6,7 @@ mod diagnosis;
 mod output;
 mod process;
 mod qmp;
+mod template;
 mod tsc;
 mod version;
 mod vm;
@@ -17,7 +18,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{AgentChannel, GuestImage, SharedFs, Vm, VmSpec, Vmm, VmmCapabilities, VmmError};
+use super::{
+    AgentChannel, Fingerprint, GuestImage, SharedFs, TemplateFiles, Vm, VmSpec, Vmm,
+    VmmCapabilities, VmmError,
+};
 
 pub use accelerator::{AcceleratorChoice, Probe};
 pub use version::QemuVersion;
@@ -26,8 +30,8 @@ pub use version::QemuVersion;
 const VERSION_DEADLINE: Duration = Duration::from_secs(5);
 
 const CAPABILITIES: VmmCapabilities = VmmCapabilities {
-    snapshot: false,
-    cow_clone: false,
+    snapshot: true,
+    cow_clone: true,
     hotplug: false,
     shared_fs: SharedFs::NineP,
     channel: AgentChannel::VirtioSerial,
@@ -90,6 +94,19 @@ impl Vmm for Qemu {
     async fn boot(&self, spec: &VmSpec) -> Result<Box<dyn Vm>, VmmError> {
         check_readable(&spec.guest)?;
         Ok(Box::new(vm::boot(&self.program, spec).await?))
+    }
+
+    fn fingerprint(&self, spec: &VmSpec) -> Result<Fingerprint, VmmError> {
+        template::fingerprint(&self.program, spec)
+    }
+
+    async fn save_template(&self, spec: &VmSpec, files: &TemplateFiles) -> Result<(), VmmError> {
+        check_readable(&spec.guest)?;
+        template::save(&self.program, spec, files).await
+    }
+
+    async fn restore(&self, spec: &VmSpec, files: &TemplateFiles) -> Result<Box<dyn Vm>, VmmError> {
+        Ok(Box::new(template::restore(&self.program, spec, files).await?))
     }
 }
 

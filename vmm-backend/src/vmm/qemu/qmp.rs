@@ -1,18 +1,21 @@
 //! A client for QEMU's control protocol: JSON lines, answers matched to commands by id, events in
 //! between.
 //!
-//! The `qapi` crate would bring types for some hundred commands, of which three are used here, at
+//! The `qapi` crate would bring types for some hundred commands, of which seven are used here, at
 //! the price of a minute of compile time.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
@@ -31,6 +34,8 @@ const COMMAND_DEADLINE: Duration = Duration::from_secs(5);
 pub(super) enum Event {
     /// The guest opened or closed its side of a virtio-serial port.
     PortChanged { id: String, open: bool },
+    /// The processors have begun to run, or go on.
+    Running,
     /// pvpanic rang.
     GuestPanicked,
     /// The machine ends; the cause in QEMU's own words.
@@ -51,10 +56,16 @@ pub(super) enum QmpError {
 type Reply = oneshot::Sender<Result<Value, QmpError>>;
 type Pending = Arc<Mutex<HashMap<u64, Reply>>>;
 
+/// One line to QEMU, and the descriptor that goes with it.
+struct Command {
+    line: Vec<u8>,
+    fd: Option<OwnedFd>,
+}
+
 /// Sends commands; cheap to clone.
 #[derive(Clone)]
 pub(super) struct Qmp {
-    commands: mpsc::Sender<Vec<u8>>,
+    commands: mpsc::Sender<Command>,
     pending: Pending,
     next_id: Arc<AtomicU64>,
 }
@@ -63,7 +74,7 @@ pub(super) struct Qmp {
 pub(super) struct Connection {
     lines: Lines,
     writer: OwnedWriteHalf,
-    commands: mpsc::Receiver<Vec<u8>>,
+    commands: mpsc::Receiver<Command>,
     pending: Pending,
 }
 
@@ -121,15 +132,31 @@ pub(super) async fn handshake(stream: UnixStream) -> io::Result<(Qmp, Connection
 }
 
 impl Qmp {
-    /// Executes a command without arguments.
-    pub(super) async fn execute(&self, command: &str) -> Result<Value, QmpError> {
+    /// Executes a command.
+    pub(super) async fn execute(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
+        self.send(command, arguments, None).await
+    }
+
+    /// Gives QEMU a descriptor, which commands then find by `name`.
+    pub(super) async fn give(&self, name: &str, fd: OwnedFd) -> Result<(), QmpError> {
+        self.send("getfd", json!({ "fdname": name }), Some(fd)).await.map(drop)
+    }
+
+    async fn send(
+        &self,
+        command: &str,
+        arguments: Value,
+        fd: Option<OwnedFd>,
+    ) -> Result<Value, QmpError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         lock(&self.pending).insert(id, sender);
         let _forget = Forget { pending: &self.pending, id };
-        let line = format!("{}\n", json!({ "execute": command, "id": id }));
+        let mut line = json!({ "execute": command, "arguments": arguments, "id": id }).to_string();
+        line.push('\n');
         let exchange = async {
-            self.commands.send(line.into_bytes()).await.map_err(|_| QmpError::Closed)?;
+            let command = Command { line: line.into_bytes(), fd };
+            self.commands.send(command).await.map_err(|_| QmpError::Closed)?;
             receiver.await.map_err(|_| QmpError::Closed)?
         };
         tokio::time::timeout(COMMAND_DEADLINE, exchange).await.unwrap_or(Err(QmpError::Timeout))
@@ -187,12 +214,28 @@ async fn read(
 
 async fn write(
     mut writer: OwnedWriteHalf,
-    mut commands: mpsc::Receiver<Vec<u8>>,
+    mut commands: mpsc::Receiver<Command>,
 ) -> io::Result<()> {
-    while let Some(line) = commands.recv().await {
-        writer.write_all(&line).await?;
+    while let Some(Command { line, fd }) = commands.recv().await {
+        let sent = match &fd {
+            Some(fd) => send_with(writer.as_ref(), &line, fd).await?,
+            None => 0,
+        };
+        writer.write_all(&line[sent..]).await?;
     }
     Ok(())
+}
+
+/// Sends as much as fits together with a descriptor (SCM_RIGHTS in unix(7)).
+async fn send_with(stream: &UnixStream, bytes: &[u8], fd: &OwnedFd) -> io::Result<usize> {
+    let fds = [fd.as_fd()];
+    let send = || {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        Ok(sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?)
+    };
+    stream.async_io(Interest::WRITABLE, send).await
 }
 
 impl Lines {
@@ -220,6 +263,7 @@ fn event(name: &str, data: &Value) -> Option<Event> {
         "VSERPORT_CHANGE" => {
             Some(Event::PortChanged { id: text("id"), open: data["open"].as_bool()? })
         }
+        "RESUME" => Some(Event::Running),
         "GUEST_PANICKED" => Some(Event::GuestPanicked),
         "SHUTDOWN" => Some(Event::Shutdown { reason: text("reason") }),
         _ => None,
@@ -257,7 +301,7 @@ mod tests {
             let (qmp, connection, version) = handshake(ours).await.unwrap();
             assert_eq!(version, QemuVersion { major: 7, minor: 2, micro: 22 });
             let mut events = Vec::new();
-            let command = async move { qmp.execute("stop").await };
+            let command = async move { qmp.execute("stop", json!({})).await };
             let (result, ()) = tokio::join!(command, connection.run(|event| events.push(event)));
             (result, events)
         };
@@ -317,7 +361,7 @@ mod tests {
         });
         let (qmp, connection, _) = client.unwrap();
         let drive = tokio::spawn(connection.run(|_| {}));
-        assert!(matches!(qmp.execute("stop").await, Err(QmpError::Timeout)));
+        assert!(matches!(qmp.execute("stop", json!({})).await, Err(QmpError::Timeout)));
         assert!(lock(&qmp.pending).is_empty());
         drop(qmp);
         drive.await.unwrap();

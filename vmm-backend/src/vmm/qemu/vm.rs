@@ -1,15 +1,16 @@
 //! One QEMU process from its start to its end.
 //!
 //! ```text
-//!  Launch ── QMP greets ──► supervised ── port opened ──► QemuVm ── drop, by Lifetime ──► killed or detached
-//!    │                          │                            │
-//!    └── drop: kill, reap, unlink the sockets ◄──────────────┘ kill()
+//!  spawn ── QMP greets ──► supervised ── port opened, or restored ──► kept ── drop, by Lifetime ──► killed
+//!    │                          │                                      │                   or detached
+//!    └── drop: kill, reap, unlink the sockets ◄──────── kill() ────────┘
 //! ```
 //!
 //! One task owns the control connection and both outputs; it ends with the process and latches its
 //! [`VmExit`].
 
 use std::fs::File;
+use std::future::Future;
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -17,13 +18,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::arguments::{AGENT_PORT, Sockets, arguments};
+use super::arguments::{AGENT_PORT, Sockets, Start, arguments};
 use super::diagnosis;
 use super::output::{Tail, stderr_pipe};
 use super::process::{Descriptors, KILL_DEADLINE, Network, Process, Status, Ties};
@@ -55,7 +57,7 @@ impl Drop for Machine {
 
 /// What the machine has said and done so far.
 #[derive(Default)]
-struct Outputs {
+pub(super) struct Outputs {
     console: Tail,
     stderr: Tail,
 }
@@ -63,78 +65,53 @@ struct Outputs {
 #[derive(Clone, Debug, Default)]
 struct Progress {
     agent_open: bool,
+    running: bool,
     reason: Option<ExitReason>,
     exit: Option<VmExit>,
 }
 
-/// A booted machine.
+/// A machine that its supervisor follows.
 pub(super) struct QemuVm {
     machine: Machine,
     qmp: Qmp,
+    outputs: Arc<Outputs>,
     progress: watch::Receiver<Progress>,
     supervisor: JoinHandle<()>,
 }
 
 /// Boots: every early return and a drop of the future end the process by [`Machine`]'s destructor.
 pub(super) async fn boot(program: &Path, spec: &VmSpec) -> Result<QemuVm, VmmError> {
-    let tsc_khz = tsc::khz().await;
-    let (machine, stderr) = start(program, spec, tsc_khz)?;
-    let outputs = Arc::new(Outputs::default());
-    let booting = bring_up(program, spec, machine, stderr, &outputs);
-    match timeout(spec.boot_deadline, booting).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(VmmError::BootTimeout {
+    let outputs = Arc::default();
+    let booting = async {
+        let vm = launch(program, spec, Start::Boot, &outputs).await?;
+        vm.agent_opened(spec).await?;
+        Ok(vm.kept_as(spec.lifetime))
+    };
+    within_deadline(spec, &outputs, booting).await
+}
+
+/// Waits for a boot or a restoration, until the deadline that `spec` sets.
+pub(super) async fn within_deadline<T>(
+    spec: &VmSpec,
+    outputs: &Outputs,
+    work: impl Future<Output = Result<T, VmmError>>,
+) -> Result<T, VmmError> {
+    timeout(spec.boot_deadline, work).await.unwrap_or_else(|_| {
+        Err(VmmError::BootTimeout {
             deadline: spec.boot_deadline,
             detail: diagnosis::last_words(&outputs.console, &outputs.stderr),
-        }),
-    }
+        })
+    })
 }
 
-/// Starts the process. While it boots it must not outlive this future, whatever the spec says about
-/// later.
-fn start(
+/// Starts the process and takes control of it.
+pub(super) async fn launch(
     program: &Path,
     spec: &VmSpec,
-    tsc_khz: Option<u64>,
-) -> Result<(Machine, pipe::Receiver), VmmError> {
-    let sockets = Sockets::new(&spec.directory)?;
-    let host = |attempt: &'static str, path: &Path| {
-        let path = path.to_owned();
-        move |source: io::Error| VmmError::Host { attempt, path, source }
-    };
-    let network = match &spec.network {
-        NetworkNamespace::New => Network::New,
-        NetworkNamespace::Existing(path) => Network::Existing(
-            File::open(path).map_err(host("open network namespace", path))?.into(),
-        ),
-    };
-    sockets.remove();
-    // Bound here and inherited as stdin, the way inetd does: connecting succeeds at once, without
-    // polling for a socket that QEMU makes some time after its start.
-    let listener = UnixListener::bind(&sockets.qmp).map_err(host("bind", &sockets.qmp))?;
-    let (stderr, inherited) = stderr_pipe().map_err(host("make a pipe for", program))?;
-    let descriptors = Descriptors { stdin: listener.into(), stderr: inherited };
-    let line = arguments(spec, &sockets, tsc_khz);
-    let ties = Ties { lifetime: spec.lifetime, network };
-    match Process::spawn(program, &line, descriptors, ties) {
-        Ok(process) => {
-            let process = Arc::new(process);
-            Ok((Machine { process, sockets, lifetime: Lifetime::DiesWithOwner }, stderr))
-        }
-        Err(error) => {
-            sockets.remove();
-            Err(host("start", program)(error))
-        }
-    }
-}
-
-async fn bring_up(
-    program: &Path,
-    spec: &VmSpec,
-    machine: Machine,
-    stderr: pipe::Receiver,
+    start: Start<'_>,
     outputs: &Arc<Outputs>,
 ) -> Result<QemuVm, VmmError> {
+    let (machine, stderr) = spawn(program, spec, start).await?;
     let (qmp, connection, console) = match control(program, &machine.sockets).await? {
         Ok(connected) => connected,
         Err(lost) => {
@@ -154,13 +131,50 @@ async fn bring_up(
         outputs.clone(),
         sender,
     ));
-    let mut vm = QemuVm { machine, qmp, progress, supervisor };
-    let ready = vm.wait_for(|progress| progress.agent_open || progress.exit.is_some()).await;
-    if let Some(exit) = ready.exit {
-        return Err(diagnosis::died(spec, exit.reason, &outputs.console, &outputs.stderr));
+    Ok(QemuVm { machine, qmp, outputs: outputs.clone(), progress, supervisor })
+}
+
+/// Starts the process. While it boots it must not outlive this future, whatever the spec says about
+/// later.
+async fn spawn(
+    program: &Path,
+    spec: &VmSpec,
+    start: Start<'_>,
+) -> Result<(Machine, pipe::Receiver), VmmError> {
+    let sockets = Sockets::new(&spec.directory)?;
+    let host = |attempt: &'static str, path: &Path| {
+        let path = path.to_owned();
+        move |source: io::Error| VmmError::Host { attempt, path, source }
+    };
+    let network = match &spec.network {
+        NetworkNamespace::New => Network::New,
+        NetworkNamespace::Existing(path) => Network::Existing(
+            File::open(path).map_err(host("open network namespace", path))?.into(),
+        ),
+    };
+    let tsc_khz = match start {
+        Start::Boot | Start::BootTemplate { .. } => tsc::khz().await,
+        // It knows from its template.
+        Start::Clone { .. } => None,
+    };
+    sockets.remove();
+    // Bound here and inherited as stdin, the way inetd does: connecting succeeds at once, without
+    // polling for a socket that QEMU makes some time after its start.
+    let listener = UnixListener::bind(&sockets.qmp).map_err(host("bind", &sockets.qmp))?;
+    let (stderr, inherited) = stderr_pipe().map_err(host("make a pipe for", program))?;
+    let descriptors = Descriptors { stdin: listener.into(), stderr: inherited };
+    let line = arguments(spec, start, &sockets, tsc_khz);
+    let ties = Ties { lifetime: spec.lifetime, network };
+    match Process::spawn(program, &line, descriptors, ties) {
+        Ok(process) => {
+            let process = Arc::new(process);
+            Ok((Machine { process, sockets, lifetime: Lifetime::DiesWithOwner }, stderr))
+        }
+        Err(error) => {
+            sockets.remove();
+            Err(host("start", program)(error))
+        }
     }
-    vm.machine.lifetime = spec.lifetime;
-    Ok(vm)
 }
 
 /// Connects to the control socket and the console. The inner error means that QEMU went away.
@@ -228,6 +242,7 @@ impl Progress {
         match event {
             Event::PortChanged { id, open } if id == AGENT_PORT => self.agent_open = *open,
             Event::PortChanged { .. } => {}
+            Event::Running => self.running = true,
             Event::GuestPanicked => self.reason = Some(ExitReason::GuestPanicked),
             // The first cause counts: a panic is followed by a shutdown.
             Event::Shutdown { reason } => {
@@ -254,11 +269,51 @@ impl QemuVm {
         }
     }
 
-    async fn command(&self, command: &'static str) -> Result<(), VmmError> {
-        match self.qmp.execute(command).await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(VmmError::Control { command, detail: error.to_string() }),
+    /// Waits until the agent has opened its side of the channel.
+    pub(super) async fn agent_opened(&self, spec: &VmSpec) -> Result<(), VmmError> {
+        self.comes_to(spec, |progress| progress.agent_open).await
+    }
+
+    /// Waits until the processors run.
+    pub(super) async fn runs(&self, spec: &VmSpec) -> Result<(), VmmError> {
+        self.comes_to(spec, |progress| progress.running).await
+    }
+
+    async fn comes_to(
+        &self,
+        spec: &VmSpec,
+        condition: impl Fn(&Progress) -> bool,
+    ) -> Result<(), VmmError> {
+        let now = self.wait_for(|progress| condition(progress) || progress.exit.is_some()).await;
+        match now.exit {
+            None => Ok(()),
+            Some(exit) => {
+                let Outputs { console, stderr } = &*self.outputs;
+                Err(diagnosis::died(spec, exit.reason, console, stderr))
+            }
         }
+    }
+
+    /// From now on the machine ends with its owner, or not.
+    pub(super) fn kept_as(mut self, lifetime: Lifetime) -> Self {
+        self.machine.lifetime = lifetime;
+        self
+    }
+
+    /// Executes a command of the control protocol.
+    pub(super) async fn command(
+        &self,
+        command: &'static str,
+        arguments: Value,
+    ) -> Result<Value, VmmError> {
+        let answer = self.qmp.execute(command, arguments).await;
+        answer.map_err(|error| VmmError::Control { command, detail: error.to_string() })
+    }
+
+    /// Gives the process a file, which commands then find by `name`.
+    pub(super) async fn give(&self, name: &str, file: File) -> Result<(), VmmError> {
+        let given = self.qmp.give(name, file.into()).await;
+        given.map_err(|error| VmmError::Control { command: "getfd", detail: error.to_string() })
     }
 }
 
@@ -282,11 +337,11 @@ impl Vm for QemuVm {
     }
 
     async fn pause(&self) -> Result<(), VmmError> {
-        self.command("stop").await
+        self.command("stop", json!({})).await.map(drop)
     }
 
     async fn resume(&self) -> Result<(), VmmError> {
-        self.command("cont").await
+        self.command("cont", json!({})).await.map(drop)
     }
 
     async fn exited(&self) -> VmExit {
