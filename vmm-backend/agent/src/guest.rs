@@ -13,18 +13,19 @@ use ttrpc::r#async::TtrpcContext;
 
 use crate::LinuxRuntime;
 use crate::gate::Gate;
-use crate::identity::{self, Identity};
+use crate::identity::{self, Identity, Prepared};
 use crate::streams::{Chunk, Output};
 
 /// Serves what the Task service has no words for.
 pub struct GuestService {
     runtime: Arc<LinuxRuntime>,
     gate: Arc<Gate>,
+    prepared: Prepared,
 }
 
 impl GuestService {
-    pub(crate) fn new(runtime: Arc<LinuxRuntime>, gate: Arc<Gate>) -> Self {
-        Self { runtime, gate }
+    pub(crate) fn new(runtime: Arc<LinuxRuntime>, gate: Arc<Gate>) -> Result<Self> {
+        Ok(Self { runtime, gate, prepared: Prepared::prepare()? })
     }
 
     fn resume_as(&self, request: &ResumeRequest) -> Result<ResumeResponse> {
@@ -36,10 +37,10 @@ impl GuestService {
         }
         let identity = Identity::parse(&request.identity)?;
         let repeated = self.gate.is_open_to(&identity)?;
-        identity::reseed(&request.entropy)?;
+        self.prepared.reseed(&request.entropy)?;
         identity::set_clock(request.realtime)?;
         if !repeated {
-            identity.assume()?;
+            self.prepared.take_identity(&identity)?;
             identity::mount_share()?;
             self.runtime.set_sandbox(identity.sandbox.clone());
             self.gate.open(identity);

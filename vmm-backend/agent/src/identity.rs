@@ -1,11 +1,11 @@
 //! What makes a guest this one and no other.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::path::Path;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use guest_api::{SHARE_DIRECTORY, SHARE_TAG};
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_settime};
@@ -44,31 +44,56 @@ impl Identity {
             machine_id,
         })
     }
-
-    /// Makes this guest the one of this identity.
-    pub(crate) fn assume(&self) -> Result<()> {
-        if !self.hostname.is_empty() {
-            sethostname(&self.hostname)
-                .internal(|| format!("set the host name {:?}", self.hostname))?;
-        }
-        let digits: String = self.machine_id.iter().map(|byte| format!("{byte:02x}")).collect();
-        fs::create_dir_all("/etc").internal(|| "make /etc")?;
-        fs::write(MACHINE_ID, digits + "\n").internal(|| format!("write {MACHINE_ID}"))
-    }
 }
 
-/// Credits entropy of the host and reseeds the generator.
-pub(crate) fn reseed(entropy: &[u8]) -> Result<()> {
-    if !(32..=sys::MAX_ENTROPY).contains(&entropy.len()) {
-        return Err(Error::invalid_argument(format!(
-            "{} bytes of entropy are not in 32..={}",
-            entropy.len(),
-            sys::MAX_ENTROPY
-        )));
+/// What a guest needs in order to become the one of an identity: opened and made while it boots,
+/// because all that is left to a clone is done by each of them.
+pub(crate) struct Prepared {
+    urandom: File,
+    machine_id: File,
+}
+
+impl Prepared {
+    /// Opens the files and makes the directories.
+    pub(crate) fn prepare() -> Result<Self> {
+        for directory in ["/etc", SHARE_DIRECTORY] {
+            fs::create_dir_all(directory).internal(|| format!("make {directory}"))?;
+        }
+        let open = |path: &str| {
+            let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+            file.internal(|| format!("open {path}"))
+        };
+        Ok(Self { urandom: open("/dev/urandom")?, machine_id: open(MACHINE_ID)? })
     }
-    let urandom =
-        OpenOptions::new().write(true).open("/dev/urandom").internal(|| "open /dev/urandom")?;
-    sys::add_entropy(&urandom, entropy).internal(|| "credit entropy to /dev/urandom")
+
+    /// Credits entropy of the host and reseeds the generator.
+    pub(crate) fn reseed(&self, entropy: &[u8]) -> Result<()> {
+        if !(32..=sys::MAX_ENTROPY).contains(&entropy.len()) {
+            return Err(Error::invalid_argument(format!(
+                "{} bytes of entropy are not in 32..={}",
+                entropy.len(),
+                sys::MAX_ENTROPY
+            )));
+        }
+        sys::add_entropy(&self.urandom, entropy).internal(|| "credit entropy to /dev/urandom")
+    }
+
+    /// Makes this guest the one of `identity`.
+    pub(crate) fn take_identity(&self, identity: &Identity) -> Result<()> {
+        if !identity.hostname.is_empty() {
+            sethostname(&identity.hostname)
+                .internal(|| format!("set the host name {:?}", identity.hostname))?;
+        }
+        let mut line = Vec::with_capacity(33);
+        for byte in identity.machine_id {
+            line.extend(
+                [byte >> 4, byte & 15].map(|digit| b"0123456789abcdef"[usize::from(digit)]),
+            );
+        }
+        line.push(b'\n');
+        // It has the same length every time.
+        self.machine_id.write_all_at(&line, 0).internal(|| format!("write {MACHINE_ID}"))
+    }
 }
 
 /// Sets the wall clock to `nanoseconds` since 1970.
@@ -79,22 +104,14 @@ pub(crate) fn set_clock(nanoseconds: u64) -> Result<()> {
 
 /// Mounts the shared directory, unless it is mounted already.
 pub(crate) fn mount_share() -> Result<()> {
-    let describe = || format!("mount the 9p tag {SHARE_TAG:?} on {SHARE_DIRECTORY}");
-    if is_mounted(Path::new(SHARE_DIRECTORY)).internal(describe)? {
-        return Ok(());
-    }
-    fs::create_dir_all(SHARE_DIRECTORY).internal(describe)?;
     let flags = MsFlags::MS_NOATIME;
-    mount(Some(SHARE_TAG), SHARE_DIRECTORY, Some("9p"), flags, Some(SHARE_OPTIONS))
-        .internal(describe)
-}
-
-fn is_mounted(path: &Path) -> io::Result<bool> {
-    let target = path.as_os_str().as_encoded_bytes();
-    let mounts = io::read_to_string(File::open("/proc/self/mounts")?)?;
-    Ok(mounts
-        .lines()
-        .any(|line| line.split(' ').nth(1).is_some_and(|mounted| mounted.as_bytes() == target)))
+    match mount(Some(SHARE_TAG), SHARE_DIRECTORY, Some("9p"), flags, Some(SHARE_OPTIONS)) {
+        // The device serves one mount at a time, and it is used for this one only.
+        Ok(()) | Err(Errno::EBUSY) => Ok(()),
+        Err(error) => {
+            Err(error).internal(|| format!("mount the 9p tag {SHARE_TAG:?} on {SHARE_DIRECTORY}"))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -125,7 +142,11 @@ mod tests {
 
     #[test]
     fn entropy_is_bounded_at_both_ends() {
-        assert!(reseed(&[0; 31]).is_err());
-        assert!(reseed(&[0; sys::MAX_ENTROPY + 1]).is_err());
+        let null = || OpenOptions::new().write(true).open("/dev/null").unwrap();
+        let prepared = Prepared { urandom: null(), machine_id: null() };
+        for length in [31, sys::MAX_ENTROPY + 1] {
+            let error = prepared.reseed(&vec![0; length]).unwrap_err();
+            assert_eq!(error.kind(), runtime_api::ErrorKind::InvalidArgument);
+        }
     }
 }

@@ -18,10 +18,12 @@ use crate::{LinuxRuntime, port};
 /// # Errors
 /// `NotFound` when there is no port; whatever keeps the runtime from working at all.
 pub async fn over_port(runtime: Arc<LinuxRuntime>) -> Result<()> {
-    let incoming = port::listen(guest_api::PORT_NAME).await?;
     let gate = Arc::new(Gate::default());
     let tasks = TaskServer::new(Arc::clone(&runtime) as Arc<dyn Runtime>);
-    let guest = create_guest(Arc::new(GuestService::new(Arc::clone(&runtime), Arc::clone(&gate))));
+    let guest = GuestService::new(Arc::clone(&runtime), Arc::clone(&gate))?;
+    let guest = create_guest(Arc::new(guest));
+    // To open the port is to be ready: a template is saved then.
+    let incoming = port::listen(guest_api::PORT_NAME).await?;
     let mut server = Server::new()
         .add_listener(Listener::new(incoming))
         .register_service(gate.guard(ttrpc_services(tasks)))
