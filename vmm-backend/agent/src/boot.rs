@@ -71,6 +71,10 @@ pub fn bring_up() -> Result<()> {
         mount_filesystem(filesystem)
             .internal(|| format!("mount {} on {}", filesystem.kind, filesystem.target))?;
     }
+    // What is mounted later, the shared directory above all, has to appear in the mount namespaces
+    // that are made before that.
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>)
+        .internal(|| "share the mounts of the guest")?;
     load_modules()?;
     cgroup::delegate(Path::new(CGROUP_ROOT)).internal(|| "offer the cgroup controllers")?;
     let inet = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)

@@ -58,6 +58,10 @@ impl Cgroup {
         Self { directory: cgroup_directory(path) }
     }
 
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Makes it, with its parents; others may do the same at the same time.
     pub(crate) fn make(&self) -> Result<()> {
         let mut parents: Vec<&Path> = self.directory.ancestors().skip(1).collect();

@@ -1,10 +1,8 @@
 //! A container: its init process, its execs, its cgroup.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +16,7 @@ use runtime_api::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::cgroup::{Cgroup, Freezer};
-use crate::helper;
+use crate::helper::{self, Confinement};
 use crate::launcher::{Launched, Launcher};
 use crate::process::{Phase, Process};
 use crate::streams::Streams;
@@ -58,13 +56,15 @@ pub(crate) struct Container {
     pub(crate) id: ContainerId,
     pub(crate) key: Key,
     pub(crate) bundle: PathBuf,
-    /// Of libcontainer.
-    pub(crate) directory: PathBuf,
     pub(crate) init: Arc<Process>,
     pub(crate) cgroup: Cgroup,
     pub(crate) cgroup_path: PathBuf,
     pub(crate) announcer: Announcer,
     pub(crate) launcher: Arc<Launcher>,
+    /// Over which the init process is told to start, until it is.
+    gate: Mutex<Option<OwnedFd>>,
+    filter: Option<OwnedFd>,
+    confinement: Confinement,
     execs: Mutex<HashMap<ExecId, (Arc<Process>, Json)>>,
     frost: Mutex<Frost>,
     oom_kills: AtomicU64,
@@ -75,9 +75,11 @@ pub(crate) struct Parts {
     pub(crate) id: ContainerId,
     pub(crate) key: Key,
     pub(crate) bundle: PathBuf,
-    pub(crate) directory: PathBuf,
     pub(crate) cgroup_path: PathBuf,
     pub(crate) init: Process,
+    pub(crate) gate: OwnedFd,
+    pub(crate) filter: Option<OwnedFd>,
+    pub(crate) confinement: Confinement,
     pub(crate) announcer: Announcer,
     pub(crate) launcher: Arc<Launcher>,
 }
@@ -92,17 +94,18 @@ pub(crate) fn api_pid(pid: Option<Pid>) -> ApiPid {
 
 impl Container {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { id, key, bundle, directory, cgroup_path, init, announcer, launcher } = parts;
         Self {
-            id,
-            key,
-            bundle,
-            directory,
-            init: Arc::new(init),
-            cgroup: Cgroup::at(&cgroup_path),
-            cgroup_path,
-            announcer,
-            launcher,
+            id: parts.id,
+            key: parts.key,
+            bundle: parts.bundle,
+            init: Arc::new(parts.init),
+            cgroup: Cgroup::at(&parts.cgroup_path),
+            cgroup_path: parts.cgroup_path,
+            announcer: parts.announcer,
+            launcher: parts.launcher,
+            gate: Mutex::new(Some(parts.gate)),
+            filter: parts.filter,
+            confinement: parts.confinement,
             execs: Mutex::default(),
             frost: Mutex::new(Frost::Thawed),
             oom_kills: AtomicU64::new(0),
@@ -143,10 +146,10 @@ impl Container {
     }
 
     fn say_start(&self) -> io::Result<()> {
-        // By a short name, since the path may exceed what an address holds.
-        let directory = File::open(&self.directory)?;
-        let socket = format!("/proc/self/fd/{}/notify.sock", directory.as_raw_fd());
-        UnixStream::connect(socket)?.write_all(b"start container")
+        match lock(&self.gate).take() {
+            Some(gate) => helper::Channel::say_start(&gate),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
 
     /// Adds an exec; it is started later.
@@ -208,6 +211,9 @@ impl Container {
             Error::failed_precondition(format!("container {} has no init", self.id))
         })?;
         let mut fds = vec![sys::open_pidfd(init).internal(|| format!("open a pidfd of {init}"))?];
+        if let Some(filter) = &self.filter {
+            fds.push(filter.try_clone().internal(|| "copy the seccomp filter")?);
+        }
         let mut streams = None;
         if !process.stdio.terminal {
             let (ours, given) = Streams::pipes(&process.stdio)?;
@@ -215,9 +221,9 @@ impl Container {
             fds.extend(given);
         }
         let request = helper::Request::Exec(helper::Exec {
-            bundle: self.bundle.clone(),
             cgroup: self.cgroup_path.clone(),
             terminal: process.stdio.terminal,
+            confinement: self.confinement,
             process: text(json)?,
         });
         let mut launched = self.launcher.launch(&request, fds, &mut None).await?;

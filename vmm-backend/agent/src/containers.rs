@@ -6,21 +6,20 @@
 //! ```
 
 use std::collections::HashMap;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use runtime_api::{
     ContainerId, CreateContainer, Error, Event, EventKind, ExitStatus, Key, ProcessRef, Result,
-    ResultExt, SandboxId, Signal, Status,
+    SandboxId, Signal, Status,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::cgroup::Cgroup;
 use crate::container::{Announcer, Container, KILLED, Parts, api_pid};
 use crate::helper;
-use crate::launcher::Launcher;
+use crate::launcher::{Launched, Launcher};
 use crate::process::{Phase, Process};
 use crate::streams::Streams;
 
@@ -50,15 +49,18 @@ pub(crate) struct Creation {
 
 /// The containers of the guest.
 pub(crate) struct Containers {
-    directory: PathBuf,
     launcher: Arc<Launcher>,
     queue: mpsc::Sender<Event>,
     state: Mutex<State>,
 }
 
 impl Containers {
-    pub(crate) fn new(directory: PathBuf, launcher: Launcher, queue: mpsc::Sender<Event>) -> Self {
-        Self { directory, launcher: Arc::new(launcher), queue, state: Mutex::default() }
+    pub(crate) fn new(launcher: Launcher, queue: mpsc::Sender<Event>) -> Self {
+        Self { launcher: Arc::new(launcher), queue, state: Mutex::default() }
+    }
+
+    pub(crate) fn launcher(&self) -> &Launcher {
+        &self.launcher
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -160,23 +162,25 @@ impl Containers {
         let create = helper::Request::Create(helper::Create {
             id: id.as_str().to_owned(),
             bundle: request.bundle.clone(),
-            state: self.directory.clone(),
             terminal: request.stdio.terminal,
         });
-        let launched = self.launcher.launch(&create, fds, joined).await?;
-        let streams = match (streams, launched.console) {
+        let Launched { pid, exit, channel, console, filter, confinement } =
+            self.launcher.launch(&create, fds, joined).await?;
+        let streams = match (streams, console) {
             (Some(streams), _) => streams,
             (None, Some(master)) => Streams::terminal(master, &request.stdio)?,
             (None, None) => return Err(Error::internal("the helper has sent no terminal")),
         };
-        let created = Phase::Created(Some(launched.pid));
+        let created = Phase::Created(Some(pid));
         let init = Process::new(ProcessRef::init(id.clone()), request.stdio.clone(), created);
         init.attach(streams);
         let container = Container::new(Parts {
             id: id.clone(),
             key: creation.key,
             bundle: request.bundle.clone(),
-            directory: self.directory.join(id),
+            gate: channel,
+            filter,
+            confinement,
             cgroup_path: joined.clone().unwrap_or_default(),
             init,
             announcer: Announcer {
@@ -186,7 +190,7 @@ impl Containers {
             },
             launcher: Arc::clone(&self.launcher),
         });
-        Ok((container, launched.exit))
+        Ok((container, exit))
     }
 
     /// Deletes a process that does not run; a container with everything that belongs to it.
@@ -266,8 +270,6 @@ impl Containers {
                 Error::deadline_exceeded(message)
             })??;
         container.cgroup.remove().await?;
-        remove_directory(&container.directory)
-            .internal(|| format!("remove {}", container.directory.display()))?;
         Ok(exit)
     }
 
@@ -277,13 +279,6 @@ impl Containers {
             && let Err(error) = cgroup.remove().await
         {
             log::warn!("clean up after container {id}: {}", error.chain());
-        }
-        let directory = self.directory.join(id);
-        let console = self.directory.join(format!("{id}.console"));
-        for result in [remove_directory(&directory), remove_file(&console)] {
-            if let Err(error) = result {
-                log::warn!("clean up after container {id}: {error}");
-            }
         }
     }
 }
@@ -295,19 +290,4 @@ fn unknown(container: &ContainerId) -> Error {
 /// The exit of a process that has never run.
 fn killed_now() -> ExitStatus {
     ExitStatus { code: KILLED, at: SystemTime::now() }
-}
-
-fn remove_directory(path: &Path) -> io::Result<()> {
-    absent_is_removed(std::fs::remove_dir_all(path))
-}
-
-fn remove_file(path: &Path) -> io::Result<()> {
-    absent_is_removed(std::fs::remove_file(path))
-}
-
-fn absent_is_removed(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
 }

@@ -33,6 +33,8 @@ mod cgroup;
 
 mod launcher;
 
+mod spares;
+
 pub mod helper;
 
 mod sys;

@@ -12,8 +12,8 @@ fn main() -> ExitCode {
     if log::set_logger(&Console).is_ok() {
         log::set_max_level(LevelFilter::Warn);
     }
-    if std::env::args().nth(1).as_deref() == Some(helper::ROLE) {
-        return helper::run();
+    if let Some(role) = std::env::args().nth(1).as_deref().and_then(helper::Role::parse) {
+        return helper::run(role);
     }
     match be_init() {
         Ok(()) => ExitCode::SUCCESS,
@@ -36,7 +36,8 @@ fn be_init() -> Result<()> {
         .build()
         .internal(|| "start the executor")?;
     executor.block_on(async {
-        let runtime = Arc::new(LinuxRuntime::new(Options::default())?);
+        let runtime = Arc::new(LinuxRuntime::new(Options::default()));
+        runtime.prepare_helpers().await;
         serve::over_port(runtime).await
     })
 }

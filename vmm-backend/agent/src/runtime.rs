@@ -25,23 +25,24 @@ use crate::helper;
 use crate::launcher::Launcher;
 use crate::process::Process;
 use crate::reaper::Reaper;
+use crate::spares::Spares;
 
 /// How many events wait for their reader before the newest are lost.
 const EVENT_QUEUE: usize = 4096;
 
-/// Where a [`LinuxRuntime`] keeps things.
+/// How a [`LinuxRuntime`] works.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// The directory for the state of containers. Default: `/run/vmrt/containers`.
-    pub state: PathBuf,
-    /// The program to run as a helper, with [`helper::ROLE`](crate::helper::ROLE) as its argument.
-    /// Default: `/proc/self/exe`, which is right where the program is the agent.
+    /// The program to run as a helper, with the name of its [`Role`](crate::helper::Role) as its
+    /// argument. Default: `/proc/self/exe`, which is right where the program is the agent.
     pub executable: PathBuf,
+    /// How many helpers of each kind wait for their request. Default: 2.
+    pub spares: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { state: "/run/vmrt/containers".into(), executable: "/proc/self/exe".into() }
+        Self { executable: "/proc/self/exe".into(), spares: 2 }
     }
 }
 
@@ -57,20 +58,21 @@ pub struct LinuxRuntime {
 
 impl LinuxRuntime {
     /// Makes a runtime without containers.
-    ///
-    /// # Errors
-    /// `Internal` when the state directory cannot be made.
-    pub fn new(options: Options) -> Result<Self> {
-        std::fs::create_dir_all(&options.state)
-            .internal(|| format!("make {}", options.state.display()))?;
+    #[must_use]
+    pub fn new(options: Options) -> Self {
         let reaper = Arc::new(Reaper::default());
-        let launcher = Launcher::new(Arc::clone(&reaper), options.executable);
+        let spares = Spares::new(Arc::clone(&reaper), options.executable, options.spares);
         let (queue, events) = mpsc::channel(EVENT_QUEUE);
-        Ok(Self {
-            containers: Arc::new(Containers::new(options.state, launcher, queue)),
+        Self {
+            containers: Arc::new(Containers::new(Launcher::new(spares), queue)),
             reaper,
             events: Mutex::new(Some(events)),
-        })
+        }
+    }
+
+    /// Starts the helpers that the first requests will find waiting. Without them these take longer.
+    pub async fn prepare_helpers(&self) {
+        self.containers.launcher().spares().fill().await;
     }
 
     /// Reaps children; nothing works without it. It does not return unless it fails.

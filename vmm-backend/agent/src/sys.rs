@@ -20,6 +20,7 @@ mod ioctls {
     nix::ioctl_read_bad!(input_queue, libc::FIONREAD, libc::c_int);
     nix::ioctl_write_ptr_bad!(set_window_size, libc::TIOCSWINSZ, libc::winsize);
     nix::ioctl_write_int_bad!(set_controlling_terminal, libc::TIOCSCTTY);
+    nix::ioctl_write_ptr_bad!(lock_terminal, libc::TIOCSPTLCK, libc::c_int);
     nix::ioctl_write_int_bad!(open_peer, libc::TIOCGPTPEER);
     nix::ioctl_write_ptr_bad!(set_interface_flags, libc::SIOCSIFFLAGS, libc::ifreq);
 }
@@ -74,6 +75,14 @@ pub(crate) fn set_controlling_terminal(terminal: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets the slave of a pseudo terminal be opened.
+pub(crate) fn unlock_terminal(master: &impl AsFd) -> io::Result<()> {
+    let unlocked: libc::c_int = 0;
+    // SAFETY: the call reads one int from the address it is given.
+    unsafe { ioctls::lock_terminal(master.as_fd().as_raw_fd(), &raw const unlocked) }?;
+    Ok(())
+}
+
 /// Opens the slave of a pseudo terminal by its master, without a path that others could replace.
 pub(crate) fn open_peer(master: &impl AsFd) -> io::Result<OwnedFd> {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
@@ -114,6 +123,28 @@ pub(crate) fn inherited_stdin() -> OwnedFd {
 pub(crate) fn restore_sigpipe() -> io::Result<()> {
     // SAFETY: no handler is installed; the default action is not code of ours.
     unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
+    Ok(())
+}
+
+/// Leaves the next program no descriptor but the three streams.
+pub(crate) fn close_the_rest_on_exec() -> io::Result<()> {
+    let flags = libc::CLOSE_RANGE_CLOEXEC;
+    // SAFETY: the call takes integers by value and closes nothing now.
+    Errno::result(unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, flags) })?;
+    Ok(())
+}
+
+/// Sets the NIS domain name (setdomainname(2)).
+pub(crate) fn set_domain_name(name: &str) -> io::Result<()> {
+    // SAFETY: the call reads as many bytes as it is told.
+    Errno::result(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) })?;
+    Ok(())
+}
+
+/// Sets how nice this process is to others, from 0 to 19 (setpriority(2)).
+pub(crate) fn set_niceness(niceness: u8) -> io::Result<()> {
+    // SAFETY: the call takes integers by value.
+    Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, niceness.into()) })?;
     Ok(())
 }
 

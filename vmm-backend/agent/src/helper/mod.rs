@@ -1,18 +1,33 @@
-//! The helper: this program again, as a short-lived child that may block and fork.
+//! The helper: this program again, as a child that may block and fork.
 //!
 //! ```text
-//!   agent ── request, streams ──► helper ──┬─ create: libcontainer ──► init, waits for its start
-//!         ◄─ joining, done/failed ─        ├─ exec:   setns, fork ───► the process, runs
+//!   agent ── request, streams ──► cradle ──── create ──────────► is the init process, waits
+//!                            └──► helper ──┬─ create: fork ────► init process, waits
+//!         ◄─ joining, done/failed ─        ├─ exec:   fork ────► the process, runs
 //!                                          └─ update: cgroup files
 //! ```
 //!
-//! The helper exits when it has answered; the process it leaves behind is inherited by PID 1.
+//! A cradle is a helper that has the namespaces of a container already, so that it becomes the init
+//! process itself. Both kinds are started before they are needed, see `spares.rs`, and wait for one
+//! request. A helper exits when it has answered; the process it leaves behind is inherited by PID 1.
 
+mod calls;
+mod capabilities;
+mod console;
 mod create;
+mod devices;
 mod exec;
-mod findings;
+mod limits;
+mod mounts;
+mod namespaces;
+mod options;
 mod payload;
+mod program;
 mod protocol;
+mod root;
+mod rootfs;
+mod seccomp;
+mod spec;
 mod update;
 
 use std::fs::File;
@@ -20,14 +35,47 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
-use libcontainer::oci_spec::runtime::Process;
-use nix::unistd::{dup2_stdin, getpid};
+use nix::sys::prctl;
+use nix::unistd::{ForkResult, dup2_stdin, getpid};
 use runtime_api::{Error, ErrorKind, Json, Result, ResultExt, Stdio};
 
-pub(crate) use protocol::{Channel, Create, Exec, Reply, Request, Update};
+use crate::sys::{self, SingleThread};
 
-/// The argument that makes this program a helper.
-pub const ROLE: &str = "helper";
+pub(crate) use protocol::{Channel, Confinement, Create, Exec, Reply, Request, Update};
+
+/// Which kind of helper this program is, by its first argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Does anything, from the guest's namespaces.
+    Helper,
+    /// Makes a container, in the namespaces that it has for that already.
+    Cradle,
+}
+
+impl Role {
+    /// The argument that stands for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Helper => "helper",
+            Self::Cradle => "cradle",
+        }
+    }
+
+    /// The role that an argument stands for.
+    #[must_use]
+    pub fn parse(argument: &str) -> Option<Self> {
+        [Self::Helper, Self::Cradle].into_iter().find(|role| role.name() == argument)
+    }
+}
+
+/// Where the process of a helper is.
+enum Place {
+    /// In the guest's namespaces, where it may fork.
+    Guest(SingleThread),
+    /// In new ones for a container, as their first process.
+    Cradle,
+}
 
 /// What a helper has made.
 struct Made {
@@ -35,13 +83,13 @@ struct Made {
     console: Option<OwnedFd>,
 }
 
-/// Does what the request on standard input says and answers there.
+/// Waits for the request on standard input, does what it says and answers there.
 #[must_use]
-pub fn run() -> ExitCode {
-    match take_channel().and_then(|channel| serve(&channel)) {
+pub fn run(role: Role) -> ExitCode {
+    match take_channel().and_then(|channel| wait_and_serve(role, &channel)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            log::error!("helper {}: {}", getpid(), error.chain());
+            log::error!("{} {}: {}", role.name(), getpid(), error.chain());
             ExitCode::FAILURE
         }
     }
@@ -50,7 +98,7 @@ pub fn run() -> ExitCode {
 /// Moves the channel away from standard input, which belongs to the process that is to be made.
 fn take_channel() -> Result<Channel> {
     let take = || -> io::Result<OwnedFd> {
-        let channel = crate::sys::inherited_stdin();
+        let channel = sys::inherited_stdin();
         let moved = channel.try_clone()?;
         dup2_stdin(File::open("/dev/null")?)?;
         // Standard input stays open as /dev/null: the lowest numbers must not be used for others.
@@ -60,38 +108,62 @@ fn take_channel() -> Result<Channel> {
     take().map(Channel::from).internal(|| "take over the channel of the agent")
 }
 
-fn serve(channel: &Channel) -> Result<()> {
-    let (request, fds) = channel.receive_request()?;
-    let made = match request {
-        Request::Create(create) => create::create(&create, fds, channel),
-        Request::Exec(exec) => exec::exec(&exec, fds),
-        Request::Update(update) => update::update(&update).map(|()| Made { pid: 0, console: None }),
+fn wait_and_serve(role: Role, channel: &Channel) -> Result<()> {
+    prctl::set_name(c"vmrt-spare").internal(|| "name a helper")?;
+    // Preparing is for later, and others have work to do now.
+    sys::set_niceness(19).internal(|| "lower the priority of a helper")?;
+    let alone = SingleThread::verify().internal(|| "prepare to fork")?;
+    let place = match role {
+        Role::Helper => Place::Guest(alone),
+        Role::Cradle => {
+            namespaces::prepare_cradle()?;
+            if let ForkResult::Parent { child } = alone.fork().internal(|| "fork into a cradle")? {
+                return channel.send_reply(&Reply::Born { pid: child.as_raw() }, &[]);
+            }
+            namespaces::settle()?;
+            Place::Cradle
+        }
+    };
+    let Some((request, fds)) = channel.receive_request()? else { return Ok(()) };
+    prctl::set_name(c"vmrt-helper").internal(|| "name a helper")?;
+    sys::set_niceness(0).internal(|| "raise the priority of a helper")?;
+    serve(request, fds, channel, &place)
+}
+
+fn serve(request: Request, fds: Vec<OwnedFd>, channel: &Channel, place: &Place) -> Result<()> {
+    let made = match (request, place) {
+        (Request::Create(create), _) => match create::create(&create, fds, channel, place) {
+            Ok(create::Outcome::Left | create::Outcome::Unwanted) => return Ok(()),
+            Err(error) => Err(error),
+        },
+        (Request::Exec(exec), Place::Guest(alone)) => exec::exec(&exec, fds, alone),
+        (Request::Update(update), Place::Guest(_)) => {
+            update::update(&update).map(|()| Made { pid: 0, console: None })
+        }
+        (_, Place::Cradle) => return channel.send_reply(&Reply::Unsuited, &[]),
     };
     match made {
-        Ok(made) => channel.send_reply(&Reply::Done { pid: made.pid }, made.console.as_ref()),
-        Err(error) => channel.send_reply(&Reply::failed(&error), None),
+        Ok(Made { pid, console }) => {
+            let confinement = Confinement::default();
+            let fds: Vec<&OwnedFd> = console.iter().collect();
+            channel.send_reply(&Reply::Done { pid: Some(pid), confinement }, &fds)
+        }
+        Err(error) => channel.send_reply(&Reply::failed(&error), &[]),
     }
 }
 
 /// Finds what is wrong with the process of an exec before it is accepted.
 ///
 /// # Errors
-/// `InvalidArgument`.
+/// `InvalidArgument`; `Unimplemented` for what cannot be honoured.
 pub(crate) fn check_process(process: &Json, stdio: &Stdio) -> Result<()> {
-    let process: Process = serde_json::from_slice(&process.0)
+    let process: serde_json::Value = serde_json::from_slice(&process.0)
         .kind(ErrorKind::InvalidArgument, || "parse the process of an exec")?;
-    if process.args().as_ref().is_none_or(Vec::is_empty) {
-        return Err(Error::invalid_argument("process.args of an exec is empty"));
-    }
-    if !process.cwd().is_absolute() {
-        let cwd = process.cwd().display();
-        return Err(Error::invalid_argument(format!("process.cwd {cwd} is not absolute")));
-    }
-    let terminal = process.terminal().unwrap_or(false);
-    if terminal != stdio.terminal {
+    let process = spec::Process::parse(spec::Object::of(&process, "process")?)?;
+    if process.terminal != stdio.terminal {
         let message = format!(
-            "process.terminal is {terminal}, but that of the streams is {}",
-            stdio.terminal
+            "process.terminal is {}, but that of the streams is {}",
+            process.terminal, stdio.terminal
         );
         return Err(Error::invalid_argument(message));
     }

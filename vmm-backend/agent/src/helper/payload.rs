@@ -1,18 +1,14 @@
-//! The program of a container: found before it is needed, and run at last.
+//! The file of a program and its environment, as seen from inside of the container.
 
-use std::convert::Infallible;
-use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use libcontainer::oci_spec::runtime::Process;
 use nix::errno::Errno;
-use nix::unistd::{AccessFlags, execve, faccessat};
+use nix::unistd::{AccessFlags, faccessat};
 use runtime_api::{Error, ErrorKind, Result};
 
-use crate::sys;
+use super::spec::Process;
 
 /// Where programs are looked for when the process has no PATH (runc's default).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -24,9 +20,9 @@ const MAX_PASSWD: u64 = 1 << 20;
 ///
 /// # Errors
 /// `NotFound` when it is not there; `InvalidArgument` when it cannot be run.
-pub(super) fn find(args: Option<&[String]>, env: Option<&[String]>) -> Result<PathBuf> {
+pub(super) fn find(args: &[String], env: &[String]) -> Result<PathBuf> {
     let name = args
-        .and_then(<[String]>::first)
+        .first()
         .filter(|name| !name.is_empty())
         .ok_or_else(|| Error::invalid_argument("process.args is empty"))?;
     if name.contains('/') {
@@ -35,9 +31,7 @@ pub(super) fn find(args: Option<&[String]>, env: Option<&[String]>) -> Result<Pa
             Err(error) => Err(refused(name, error)),
         };
     }
-    let path = env
-        .and_then(|env| env.iter().find_map(|pair| pair.strip_prefix("PATH=")))
-        .unwrap_or(DEFAULT_PATH);
+    let path = env.iter().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
     let mut last = None;
     for directory in path.split(':') {
         let candidate = Path::new(if directory.is_empty() { "." } else { directory }).join(name);
@@ -82,13 +76,13 @@ pub(super) fn lower(error: Errno) -> String {
 
 /// The environment of a process: its own, and HOME, which the specification of a user implies.
 pub(super) fn environment(process: &Process) -> Vec<String> {
-    let mut env = process.env().clone().unwrap_or_default();
+    let mut env = process.env.clone();
     if !env.iter().any(|pair| pair.starts_with("HOME=")) {
         let mut passwd = String::new();
         // A container need not have such a file.
         let read = File::open("/etc/passwd")
             .and_then(|file| file.take(MAX_PASSWD).read_to_string(&mut passwd));
-        let home = read.ok().and_then(|_| home_of(&passwd, process.user().uid()));
+        let home = read.ok().and_then(|_| home_of(&passwd, process.user.uid));
         env.push(format!("HOME={}", home.unwrap_or("/")));
     }
     env
@@ -103,23 +97,12 @@ fn home_of(passwd: &str, uid: u32) -> Option<&str> {
     })
 }
 
-/// Replaces this process by the program.
-pub(super) fn run(program: &Path, args: &[String], env: &[String]) -> io::Result<Infallible> {
-    let list = |strings: &[String]| -> io::Result<Vec<CString>> {
-        strings.iter().map(|string| Ok(CString::new(string.as_bytes())?)).collect()
-    };
-    let (path, args, env) =
-        (CString::new(program.as_os_str().as_bytes())?, list(args)?, list(env)?);
-    sys::restore_sigpipe()?;
-    Ok(execve(&path, &args, &env)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn find_one(name: &str, path: &str) -> Result<PathBuf> {
-        find(Some(&[name.to_owned()]), Some(&[format!("PATH={path}")]))
+        find(&[name.to_owned()], &[format!("PATH={path}")])
     }
 
     #[test]
@@ -139,7 +122,7 @@ mod tests {
             let error = find_one(name, "/bin").unwrap_err();
             assert_eq!((error.kind(), error.chain().as_str()), (kind, line));
         }
-        assert_eq!(find(None, None).unwrap_err().kind(), ErrorKind::InvalidArgument);
+        assert_eq!(find(&[], &[]).unwrap_err().kind(), ErrorKind::InvalidArgument);
     }
 
     #[test]

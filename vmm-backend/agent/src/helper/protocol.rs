@@ -36,18 +36,16 @@ pub(crate) enum Request {
 pub(crate) struct Create {
     pub(crate) id: String,
     pub(crate) bundle: PathBuf,
-    /// Where the directory called `id` is made for libcontainer's files.
-    pub(crate) state: PathBuf,
     pub(crate) terminal: bool,
 }
 
-/// An additional process. The descriptors are a pidfd of the init process, then the streams, none
-/// for a terminal.
+/// An additional process. The descriptors are a pidfd of the init process, the filter if there is
+/// one, then the streams, none for a terminal.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Exec {
-    pub(crate) bundle: PathBuf,
     pub(crate) cgroup: PathBuf,
     pub(crate) terminal: bool,
+    pub(crate) confinement: Confinement,
     /// The `process` object, as JSON.
     pub(crate) process: String,
 }
@@ -60,13 +58,25 @@ pub(crate) struct Update {
     pub(crate) resources: String,
 }
 
+/// What an exec has to know of its container.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Confinement {
+    pub(crate) has_user_namespace: bool,
+    pub(crate) has_filter: bool,
+}
+
 /// What a helper answers.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
+    /// A child goes on in the place of the helper, which ends; more follows.
+    Born { pid: i32 },
+    /// This helper cannot do that, and ends; another kind of helper can.
+    Unsuited,
     /// The cgroup is about to be made and joined; more follows.
     Joining { cgroup: PathBuf },
-    /// Everything is there. The descriptor, if any, is the master of the terminal.
-    Done { pid: i32 },
+    /// Everything is there. The descriptors are the filter and the master of the terminal, as far as
+    /// there are any. `pid` is the process, unless that was born.
+    Done { pid: Option<i32>, confinement: Confinement },
     /// Nothing is there.
     Failed { fault: Fault, message: String },
 }
@@ -77,6 +87,7 @@ pub(crate) enum Fault {
     NotFound,
     InvalidArgument,
     FailedPrecondition,
+    Unimplemented,
     Internal,
 }
 
@@ -86,6 +97,7 @@ impl Fault {
             ErrorKind::NotFound => Self::NotFound,
             ErrorKind::InvalidArgument => Self::InvalidArgument,
             ErrorKind::FailedPrecondition => Self::FailedPrecondition,
+            ErrorKind::Unimplemented => Self::Unimplemented,
             _ => Self::Internal,
         }
     }
@@ -95,6 +107,7 @@ impl Fault {
             Self::NotFound => ErrorKind::NotFound,
             Self::InvalidArgument => ErrorKind::InvalidArgument,
             Self::FailedPrecondition => ErrorKind::FailedPrecondition,
+            Self::Unimplemented => ErrorKind::Unimplemented,
             Self::Internal => ErrorKind::Internal,
         }
     }
@@ -131,7 +144,7 @@ impl Channel {
     }
 
     /// Sends a request with its descriptors. It does not wait for the other end.
-    pub(crate) fn send_request(&self, request: &Request, fds: &[OwnedFd]) -> Result<()> {
+    pub(crate) fn send_request(socket: &OwnedFd, request: &Request, fds: &[OwnedFd]) -> Result<()> {
         let send = || -> io::Result<()> {
             let mut text = File::from(memfd_create("request", MFdFlags::MFD_CLOEXEC)?);
             text.write_all(&serde_json::to_vec(request)?)?;
@@ -140,45 +153,52 @@ impl Channel {
                 .chain(fds.iter().map(AsFd::as_fd))
                 .map(|fd| fd.as_raw_fd())
                 .collect();
-            send_packet(&self.0, b"r", &numbers)
+            send_packet(socket, b"r", &numbers)
         };
         send().internal(|| "send a request to a helper")
     }
 
-    /// Receives the request and its descriptors.
-    pub(crate) fn receive_request(&self) -> Result<(Request, Vec<OwnedFd>)> {
-        let receive = || -> io::Result<(Request, Vec<OwnedFd>)> {
-            let (_, mut fds) = receive_packet(&self.0)?;
-            if fds.is_empty() {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+    /// Waits for the request and its descriptors; `None` when the agent has no use for this helper.
+    pub(crate) fn receive_request(&self) -> Result<Option<(Request, Vec<OwnedFd>)>> {
+        let receive = || -> io::Result<Option<(Request, Vec<OwnedFd>)>> {
+            let (packet, mut fds) = receive_packet(&self.0)?;
+            if packet.is_empty() || fds.is_empty() {
+                return Ok(None);
             }
             let mut text = Vec::new();
             File::from(fds.remove(0)).read_to_end(&mut text)?;
-            Ok((serde_json::from_slice(&text)?, fds))
+            Ok(Some((serde_json::from_slice(&text)?, fds)))
         };
         receive().internal(|| "receive the request of the agent")
     }
 
     /// Answers.
-    pub(crate) fn send_reply(&self, reply: &Reply, fd: Option<&OwnedFd>) -> Result<()> {
-        let numbers: Vec<RawFd> = fd.map(AsRawFd::as_raw_fd).into_iter().collect();
+    pub(crate) fn send_reply(&self, reply: &Reply, fds: &[&OwnedFd]) -> Result<()> {
+        let numbers: Vec<RawFd> = fds.iter().map(|fd| fd.as_raw_fd()).collect();
         let send = || send_packet(&self.0, &serde_json::to_vec(reply)?, &numbers);
         send().internal(|| "answer the agent")
     }
 
     /// Receives one answer; `None` when the helper has gone.
-    pub(crate) fn receive_reply(socket: &OwnedFd) -> io::Result<Option<(Reply, Option<OwnedFd>)>> {
-        let (packet, mut fds) = receive_packet(socket)?;
+    pub(crate) fn receive_reply(socket: &OwnedFd) -> io::Result<Option<(Reply, Vec<OwnedFd>)>> {
+        let (packet, fds) = receive_packet(socket)?;
         if packet.is_empty() {
             return Ok(None);
         }
-        Ok(Some((serde_json::from_slice(&packet)?, fds.pop())))
+        Ok(Some((serde_json::from_slice(&packet)?, fds)))
     }
-}
 
-/// Receives the descriptor that a message of any content carries.
-pub(super) fn receive_descriptor(socket: &OwnedFd) -> io::Result<Option<OwnedFd>> {
-    receive_packet(socket).map(|(_, mut fds)| fds.pop())
+    /// Waits until the agent says that the program may run; `false` when it never will.
+    ///
+    /// By read(2), which a filter that is loaded already hardly forbids.
+    pub(crate) fn await_start(&self) -> io::Result<bool> {
+        Ok(nix::unistd::read(&self.0, &mut [0; 1])? > 0)
+    }
+
+    /// Says so.
+    pub(crate) fn say_start(socket: &OwnedFd) -> io::Result<()> {
+        send_packet(socket, b"s", &[])
+    }
 }
 
 fn send_packet(socket: &OwnedFd, bytes: &[u8], fds: &[RawFd]) -> io::Result<()> {
@@ -214,22 +234,24 @@ mod tests {
     fn a_request_arrives_whole_with_its_descriptors() {
         let (ours, theirs) = Channel::pair().unwrap();
         let request = Request::Exec(Exec {
-            bundle: "/b".into(),
             cgroup: "/c".into(),
             terminal: false,
+            confinement: Confinement::default(),
             process: "x".repeat(1 << 20),
         });
         let null = || OwnedFd::from(File::open("/dev/null").unwrap());
-        ours.send_request(&request, &[null(), null()]).unwrap();
-        let (Request::Exec(exec), fds) = theirs.receive_request().unwrap() else { panic!() };
+        Channel::send_request(&ours.0, &request, &[null(), null()]).unwrap();
+        let Some((Request::Exec(exec), fds)) = theirs.receive_request().unwrap() else { panic!() };
         assert_eq!((exec.process.len(), fds.len()), (1 << 20, 2));
+        drop(ours);
+        assert!(theirs.receive_request().unwrap().is_none());
     }
 
     #[test]
     fn a_long_message_is_cut_between_characters() {
         let error = Error::not_found("é".repeat(MAX_MESSAGE));
         let (ours, theirs) = Channel::pair().unwrap();
-        theirs.send_reply(&Reply::failed(&error), None).unwrap();
+        theirs.send_reply(&Reply::failed(&error), &[]).unwrap();
         let reply = Channel::receive_reply(&ours.0).unwrap().unwrap().0;
         let Reply::Failed { fault, message } = reply else { panic!() };
         assert_eq!((fault, message.len()), (Fault::NotFound, MAX_MESSAGE));
