@@ -175,7 +175,7 @@ fn translate_linux(linux: &mut Linux, container: &ContainerId) -> Result<()> {
         space.set_path(None);
     }
     linux.set_namespaces(Some(namespaces));
-    linux.set_cgroups_path(Some(Path::new("/vmrt").join(container)));
+    linux.set_cgroups_path(Some(Path::new(guest_api::CGROUP_PARENT).join(container)));
     linux.set_mount_label(None).set_intel_rdt(None).set_net_devices(None);
     if let Some(resources) = linux.resources_mut() {
         resources.set_devices(None).set_network(None).set_rdma(None).set_block_io(None);

@@ -76,7 +76,7 @@ pub fn bring_up() -> Result<()> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>)
         .internal(|| "share the mounts of the guest")?;
     load_modules()?;
-    cgroup::delegate(Path::new(CGROUP_ROOT)).internal(|| "offer the cgroup controllers")?;
+    cgroup::prepare()?;
     let inet = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
         .internal(|| "open a socket for the loopback interface")?;
     sys::bring_up_loopback(&inet).internal(|| "bring up the loopback interface")?;

@@ -47,6 +47,17 @@ pub(crate) fn delegate(directory: &Path) -> io::Result<()> {
     fs::write(directory.join("cgroup.subtree_control"), offered.join(" "))
 }
 
+/// Makes the cgroup under which the host puts containers, and one in it that stays empty: much of
+/// what the kernel does for a cgroup it does only for the first one, and never again for as long as
+/// there is one.
+///
+/// # Errors
+/// `Internal` naming the cgroup.
+pub(crate) fn prepare() -> Result<()> {
+    delegate(Path::new(CGROUP_ROOT)).internal(|| "offer the cgroup controllers")?;
+    Cgroup::at(&Path::new(guest_api::CGROUP_PARENT).join(".first")).make()
+}
+
 /// The directory of the cgroup at `path` of the hierarchy.
 pub(crate) fn cgroup_directory(path: &Path) -> PathBuf {
     Path::new(CGROUP_ROOT).join(path.strip_prefix("/").unwrap_or(path))
@@ -64,6 +75,10 @@ impl Cgroup {
 
     /// Makes it, with its parents; others may do the same at the same time.
     pub(crate) fn make(&self) -> Result<()> {
+        // Where its parent is there already, that offers its controllers.
+        if matches!(fs::create_dir(&self.directory), Ok(())) {
+            return Ok(());
+        }
         let mut parents: Vec<&Path> = self.directory.ancestors().skip(1).collect();
         parents.retain(|parent| parent.starts_with(CGROUP_ROOT));
         let make = || -> io::Result<()> {

@@ -15,6 +15,9 @@ pub const SHARE_TAG: &str = "share";
 /// Where the agent mounts the shared directory in the guest.
 pub const SHARE_DIRECTORY: &str = "/run/vmrt/share";
 
+/// The cgroup of the guest in which the host gives every container one of its own.
+pub const CGROUP_PARENT: &str = "/vmrt";
+
 /// The most data that one [`ReadOutputResponse`] or [`WriteInputRequest`] carries, in bytes.
 pub const MAX_CHUNK: usize = 1 << 20;
 
