@@ -58,7 +58,8 @@ const FILESYSTEMS: [Filesystem; 8] = [
         options: "mode=0755",
     },
     Filesystem { kind: "tmpfs", target: "/tmp", flags: NO_CODE, options: "mode=1777" },
-    Filesystem { kind: "cgroup2", target: CGROUP_ROOT, flags: NO_CODE, options: "" },
+    // To join a cgroup is to wait for a grace period of the kernel, unless forks pay for that.
+    Filesystem { kind: "cgroup2", target: CGROUP_ROOT, flags: NO_CODE, options: "favordynmods" },
 ];
 
 /// Brings the guest up. Called once, by PID 1, before anything else.

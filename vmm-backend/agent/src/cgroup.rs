@@ -37,7 +37,7 @@ pub(crate) struct Cgroup {
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 
 /// Offers the controllers of a cgroup to its children.
-pub(crate) fn delegate(directory: &Path) -> io::Result<()> {
+fn delegate(directory: &Path) -> io::Result<()> {
     let available = fs::read_to_string(directory.join("cgroup.controllers"))?;
     let offered: Vec<String> = available
         .split_whitespace()

@@ -124,9 +124,10 @@ fn wait_and_serve(role: Role, channel: &Channel) -> Result<()> {
             Place::Cradle
         }
     };
+    // Who waits for the answer to a request waits for this process.
+    sys::set_niceness(0).internal(|| "raise the priority of a helper")?;
     let Some((request, fds)) = channel.receive_request()? else { return Ok(()) };
     prctl::set_name(c"vmrt-helper").internal(|| "name a helper")?;
-    sys::set_niceness(0).internal(|| "raise the priority of a helper")?;
     serve(request, fds, channel, &place)
 }
 

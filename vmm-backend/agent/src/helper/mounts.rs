@@ -1,7 +1,6 @@
 //! The mounts of a container, made below its root before that becomes the root.
 
 use std::ffi::CString;
-use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -16,7 +15,7 @@ use runtime_api::{Error, Result, ResultExt};
 use super::calls::{Attributes, Depth, attach_mount, change_mount, copy_mount};
 use super::options::{Bind, Options};
 use super::payload::lower;
-use super::root::{Kind, Root};
+use super::root::{Kind, Root, is_directory};
 use super::spec::Object;
 
 /// An entry of the specification's `mounts`.
@@ -79,8 +78,8 @@ impl Mount {
                 _ => Error::internal(message),
             }
         })?;
-        let kind = match fs::metadata(&source) {
-            Ok(metadata) if metadata.is_dir() => Kind::Directory,
+        let kind = match is_directory(&copy) {
+            Ok(true) => Kind::Directory,
             _ => Kind::File,
         };
         self.change(&copy, self.options.own.only_set(), depth)
@@ -140,45 +139,18 @@ pub(super) fn set_propagation(mount: &OwnedFd, flags: MsFlags) -> io::Result<()>
     change_mount(mount, depth, Attributes::default(), kind)
 }
 
-pub(super) fn errno(error: &io::Error) -> Errno {
+fn errno(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
-}
-
-/// Finds bind mounts without a source before anything has been made.
-pub(super) fn check_sources(mounts: &[Mount], bundle: &Path) -> Result<()> {
-    for mount in mounts.iter().filter(|mount| mount.is_bind()) {
-        let Some(source) = &mount.source else { continue };
-        if let Err(error) = fs::metadata(bundle.join(source)) {
-            return Err(Error::not_found(format!(
-                "mount {}: source {}: {}",
-                mount.destination.display(),
-                source.display(),
-                lower(errno(&error))
-            )));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use runtime_api::ErrorKind;
     use serde_json::{Value, json};
 
     use super::*;
 
     fn parse(value: &Value) -> Mount {
         Mount::parse(Object::of(value, "mounts").unwrap()).unwrap()
-    }
-
-    #[test]
-    fn a_mount_without_its_source_is_not_found() {
-        let mount = json!({
-            "destination": "/data", "type": "bind", "source": "/nope/x", "options": ["rbind"]
-        });
-        let error = check_sources(&[parse(&mount)], Path::new("/")).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::NotFound);
-        assert_eq!(error.chain(), "mount /data: source /nope/x: no such file or directory");
     }
 
     #[test]

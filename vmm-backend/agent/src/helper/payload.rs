@@ -1,13 +1,16 @@
 //! The file of a program and its environment, as seen from inside of the container.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open};
+use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, faccessat};
 use runtime_api::{Error, ErrorKind, Result};
 
+use super::root::is_directory;
 use super::spec::Process;
 
 /// Where programs are looked for when the process has no PATH (runc's default).
@@ -48,12 +51,13 @@ pub(super) fn find(args: &[String], env: &[String]) -> Result<PathBuf> {
 }
 
 fn check(path: &Path) -> Result<(), Errno> {
-    let metadata = fs::metadata(path)
-        .map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
-    if metadata.is_dir() {
+    // One descriptor for both questions: each component of a path is a request to the host.
+    let file = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    if is_directory(&file)? {
         return Err(Errno::EISDIR);
     }
-    faccessat(nix::fcntl::AT_FDCWD, path, AccessFlags::X_OK, nix::fcntl::AtFlags::AT_EACCESS)
+    let flags = AtFlags::AT_EACCESS | AtFlags::AT_EMPTY_PATH;
+    faccessat(&file, c"", AccessFlags::X_OK, flags)
 }
 
 /// The error for a program that cannot be run.

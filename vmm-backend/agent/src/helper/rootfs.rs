@@ -7,7 +7,6 @@
 //! All of it happens while the guest's root is still there, for the sources of mounts and for the
 //! guest's own /proc; paths of the container go through [`Root`].
 
-use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -131,18 +130,14 @@ fn keep_to_ourselves(path: &Path) -> Result<()> {
 /// pivot_root(2) wants a mount, and what is made read-only must not be the directory itself.
 fn bind_on_itself(path: &Path) -> Result<OwnedFd> {
     let describe = || format!("bind root filesystem {}", path.display());
-    let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).internal(describe)?;
-    let copy =
-        copy_mount(&AT_FDCWD, &name, Depth::Recursive).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                Error::not_found(format!("root filesystem {}", path.display()))
-            }
-            _ => Error::internal(describe()).with_source(error),
-        })?;
-    if !is_directory(&copy).internal(describe)? {
-        return Err(Error::not_found(format!("root filesystem {}", path.display())));
-    }
-    let place = fs::File::open(path).internal(describe)?;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let place = open(path, flags, Mode::empty()).map_err(|error| match error {
+        Errno::ENOENT | Errno::ENOTDIR => {
+            Error::not_found(format!("root filesystem {}", path.display()))
+        }
+        error => Error::internal(describe()).with_source(error),
+    })?;
+    let copy = copy_mount(&place, c"", Depth::Recursive).internal(describe)?;
     attach_mount(&copy, &place).internal(describe)?;
     Ok(copy)
 }
