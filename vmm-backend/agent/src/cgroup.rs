@@ -58,6 +58,12 @@ pub(crate) fn prepare() -> Result<()> {
     Cgroup::at(&Path::new(guest_api::CGROUP_PARENT).join(".first")).make()
 }
 
+/// The cgroup of the cradle whose process group is called `group`; of no container, whose id could
+/// not begin like this.
+pub(crate) fn of_cradle(group: Pid) -> PathBuf {
+    Path::new(guest_api::CGROUP_PARENT).join(format!(".{group}"))
+}
+
 /// The directory of the cgroup at `path` of the hierarchy.
 pub(crate) fn cgroup_directory(path: &Path) -> PathBuf {
     Path::new(CGROUP_ROOT).join(path.strip_prefix("/").unwrap_or(path))

@@ -45,10 +45,9 @@ impl GuestService {
             self.runtime.set_sandbox(identity.sandbox.clone());
             self.gate.open(identity);
         }
-        let system = nix::sys::utsname::uname().internal(|| "ask for the kernel release")?;
         let mut response = ResumeResponse::new();
         response.agent_version = env!("CARGO_PKG_VERSION").into();
-        response.kernel_release = system.release().to_string_lossy().into_owned();
+        response.kernel_release = self.prepared.kernel_release().to_owned();
         Ok(response)
     }
 

@@ -8,6 +8,7 @@ use guest_api::{SHARE_DIRECTORY, SHARE_TAG};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::time::TimeSpec;
+use nix::sys::utsname::uname;
 use nix::time::{ClockId, clock_settime};
 use nix::unistd::sethostname;
 use runtime_api::{Error, Result, ResultExt, SandboxId};
@@ -51,6 +52,7 @@ impl Identity {
 pub(crate) struct Prepared {
     urandom: File,
     machine_id: File,
+    kernel_release: String,
 }
 
 impl Prepared {
@@ -63,7 +65,17 @@ impl Prepared {
             let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
             file.internal(|| format!("open {path}"))
         };
-        Ok(Self { urandom: open("/dev/urandom")?, machine_id: open(MACHINE_ID)? })
+        let system = uname().internal(|| "ask for the kernel release")?;
+        Ok(Self {
+            urandom: open("/dev/urandom")?,
+            machine_id: open(MACHINE_ID)?,
+            kernel_release: system.release().to_string_lossy().into_owned(),
+        })
+    }
+
+    /// What `uname -r` prints.
+    pub(crate) fn kernel_release(&self) -> &str {
+        &self.kernel_release
     }
 
     /// Credits entropy of the host and reseeds the generator.
@@ -143,7 +155,8 @@ mod tests {
     #[test]
     fn entropy_is_bounded_at_both_ends() {
         let null = || OpenOptions::new().write(true).open("/dev/null").unwrap();
-        let prepared = Prepared { urandom: null(), machine_id: null() };
+        let prepared =
+            Prepared { urandom: null(), machine_id: null(), kernel_release: String::new() };
         for length in [31, sys::MAX_ENTROPY + 1] {
             let error = prepared.reseed(&vec![0; length]).unwrap_err();
             assert_eq!(error.kind(), runtime_api::ErrorKind::InvalidArgument);

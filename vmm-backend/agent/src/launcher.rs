@@ -87,7 +87,7 @@ impl Launcher {
         fds: &[OwnedFd],
         joined: &mut Option<PathBuf>,
     ) -> Result<Option<Launched>> {
-        let Spare { socket, pid, ended, group } = spare;
+        let Spare { socket, pid, ended, group, mut cgroup } = spare;
         let mut helper = Working { pid, group };
         let expectation = self.spares.reaper().expect();
         Channel::send_request(socket.get_ref(), request, fds)?;
@@ -95,7 +95,12 @@ impl Launcher {
         loop {
             let received = receive(&socket).await.internal(|| "receive the answer of a helper")?;
             match received {
-                Some((Reply::Joining { cgroup: path }, _)) => *joined = Some(path),
+                Some((Reply::Joining { cgroup: path }, _)) => {
+                    if let Some(own) = &mut cgroup {
+                        own.take_over(&path);
+                    }
+                    *joined = Some(path);
+                }
                 Some((Reply::Born { pid }, _)) => {
                     helper.pid = Pid::from_raw(pid);
                     process = Subject::claim(&expectation, pid);

@@ -36,13 +36,13 @@ pub struct Options {
     /// The program to run as a helper, with the name of its [`Role`](crate::helper::Role) as its
     /// argument. Default: `/proc/self/exe`, which is right where the program is the agent.
     pub executable: PathBuf,
-    /// How many helpers of each kind wait for their request. Default: 2.
+    /// How many helpers of each kind wait for the first requests. Default: 3.
     pub spares: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { executable: "/proc/self/exe".into(), spares: 2 }
+        Self { executable: "/proc/self/exe".into(), spares: 3 }
     }
 }
 

@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,6 +24,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
+use crate::cgroup::{self, Cgroup};
 use crate::helper::{Channel, Reply, Role};
 use crate::launcher::receive;
 use crate::reaper::Reaper;
@@ -41,6 +42,30 @@ pub(crate) struct Spare {
     pub(crate) ended: oneshot::Receiver<u32>,
     /// The process group, which has its name from the first process.
     pub(crate) group: Pid,
+    /// What a cradle has; it goes with it, unless somebody takes it over.
+    pub(crate) cgroup: Option<OwnCgroup>,
+}
+
+/// A cgroup that is removed, with what is in it, when nobody takes it over.
+pub(crate) struct OwnCgroup(Option<PathBuf>);
+
+impl OwnCgroup {
+    /// If it is the one at `path`, it is the caller's to remove from now on.
+    pub(crate) fn take_over(&mut self, path: &Path) {
+        self.0.take_if(|own| own == path);
+    }
+}
+
+impl Drop for OwnCgroup {
+    fn drop(&mut self) {
+        if let Some(path) = self.0.take() {
+            tokio::spawn(async move {
+                if let Err(error) = Cgroup::at(&path).remove().await {
+                    log::warn!("{}", error.chain());
+                }
+            });
+        }
+    }
 }
 
 /// All spares.
@@ -87,10 +112,14 @@ impl Spares {
         }
     }
 
-    /// Starts what is missing.
+    /// Starts what the first requests will need.
     pub(crate) async fn fill(&self) {
+        self.fill_up_to(self.0.wanted).await;
+    }
+
+    async fn fill_up_to(&self, count: usize) {
         for role in ROLES {
-            while self.state().waiting[role as usize].len() < self.0.wanted {
+            while self.state().waiting[role as usize].len() < count {
                 match self.start(role).await {
                     Ok(spare) => self.state().waiting[role as usize].push_back(spare),
                     Err(error) => {
@@ -101,7 +130,8 @@ impl Spares {
         }
     }
 
-    /// Fills up when nothing has been launched for a while.
+    /// Has one of each kind again when nothing has been launched for a while. Those that came with a
+    /// template cost nothing until they are used; others cost every pod time and memory.
     pub(crate) fn refill_later(&self) {
         let pending = self.state().refill_after.replace(Instant::now()).is_some();
         if pending {
@@ -112,7 +142,7 @@ impl Spares {
             while let Some(left) = spares.quiet_in() {
                 tokio::time::sleep(left).await;
             }
-            spares.fill().await;
+            spares.fill_up_to(1).await;
         });
     }
 
@@ -133,7 +163,9 @@ impl Spares {
         let mut ended = expectation.claim(group);
         let socket = sys::watch(ours.into_socket()).internal(|| "watch a helper")?;
         let mut pid = group;
+        let mut cgroup = None;
         if role == Role::Cradle {
+            cgroup = Some(OwnCgroup(Some(cgroup::of_cradle(group))));
             match receive(&socket).await.internal(|| "wait for a cradle")? {
                 Some((Reply::Born { pid: born }, _)) => {
                     pid = Pid::from_raw(born);
@@ -142,7 +174,7 @@ impl Spares {
                 other => return Err(Error::internal(format!("a new cradle said {other:?}"))),
             }
         }
-        Ok(Spare { socket, pid, ended, group })
+        Ok(Spare { socket, pid, ended, group, cgroup })
     }
 
     fn spawn(&self, role: Role, channel: Channel) -> Result<Pid> {

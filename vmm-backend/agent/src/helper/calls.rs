@@ -132,10 +132,10 @@ pub(super) fn load_filter(program: &[u8], flags: u32) -> io::Result<()> {
 }
 
 /// Begins a session keyring of its own (keyctl(2)).
-pub(super) fn join_session_keyring(name: &CStr) -> io::Result<()> {
+pub(super) fn join_session_keyring() -> io::Result<()> {
     let operation = libc::KEYCTL_JOIN_SESSION_KEYRING;
-    // SAFETY: the name is a string that ends with a zero.
-    done(unsafe { libc::syscall(libc::SYS_keyctl, operation, name.as_ptr()) })
+    // SAFETY: no name is one of the values that the call takes.
+    done(unsafe { libc::syscall(libc::SYS_keyctl, operation, std::ptr::null::<libc::c_char>()) })
 }
 
 fn done(result: c_long) -> io::Result<()> {

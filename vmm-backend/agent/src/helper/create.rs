@@ -5,7 +5,6 @@
 //!                  └─ in the child, where the helper is no cradle ──►
 //! ```
 
-use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -43,16 +42,18 @@ pub(super) fn create(
     let document = spec::load(&request.bundle)?;
     let spec = Spec::parse(&document)?;
     check(&spec, request)?;
-    if matches!(place, Place::Cradle) && !namespaces::suit_a_cradle(&spec.linux) {
+    if matches!(place, Place::Cradle(_)) && !namespaces::suit_a_cradle(&spec.linux) {
         channel.send_reply(&Reply::Unsuited, &[])?;
         return Ok(Outcome::Left);
     }
     // A terminal comes from the container itself.
     let streams = if request.terminal { None } else { Some(streams(fds)?) };
-    let cgroup = make_cgroup(&spec, request, channel)?;
+    let cgroup = find_cgroup(&spec, request, place);
+    channel.send_reply(&Reply::Joining { cgroup: cgroup.path.clone() }, &[])?;
+    let cgroup = cgroup.limit(&spec)?;
     program::set_oom_score(&spec.process)?;
     match place {
-        Place::Cradle => namespaces::complete(&spec.linux)?,
+        Place::Cradle(_) => namespaces::complete(&spec.linux)?,
         Place::Guest(alone) => {
             namespaces::enter(&spec.linux, alone)?;
             let forked = alone.fork().internal(|| "fork the init process")?;
@@ -76,19 +77,50 @@ fn check(spec: &Spec<'_>, request: &Create) -> Result<()> {
     namespaces::check(spec)
 }
 
-/// Makes the cgroup with its limits, ready to be joined.
-fn make_cgroup(spec: &Spec<'_>, request: &Create, channel: &Channel) -> Result<File> {
-    let path = match spec.linux.cgroup {
+/// What a cradle does before it has a request.
+pub(super) fn settle(cgroup: &Path) -> Result<()> {
+    namespaces::settle()?;
+    join_cgroup(&mut open_cgroup(Cgroup::at(cgroup).directory())?)?;
+    join_keyring()
+}
+
+/// The cgroup of a container.
+struct ItsCgroup {
+    path: PathBuf,
+    /// Whether this process is in it, and the container's first process will be.
+    joined: bool,
+}
+
+/// A cradle has a cgroup already, which is as good as any other in the same place.
+fn find_cgroup(spec: &Spec<'_>, request: &Create, place: &Place) -> ItsCgroup {
+    let named = match spec.linux.cgroup {
         Some(path) => PathBuf::from(path),
         None => Path::new("/").join(&request.id),
     };
-    channel.send_reply(&Reply::Joining { cgroup: path.clone() }, &[])?;
-    let cgroup = Cgroup::at(&path);
-    cgroup.make()?;
-    if let Some(resources) = spec.linux.resources {
-        limits::apply(resources, cgroup.directory())?;
+    match place {
+        Place::Cradle(own) if own.parent() == named.parent() => {
+            ItsCgroup { path: own.clone(), joined: true }
+        }
+        _ => ItsCgroup { path: named, joined: false },
     }
-    open_cgroup(cgroup.directory())
+}
+
+impl ItsCgroup {
+    /// Makes it if need be, with its limits, and answers the file to join it by.
+    fn limit(self, spec: &Spec<'_>) -> Result<Option<File>> {
+        let cgroup = Cgroup::at(&self.path);
+        if !self.joined {
+            cgroup.make()?;
+        }
+        if let Some(resources) = spec.linux.resources {
+            limits::apply(resources, cgroup.directory())?;
+        }
+        if self.joined { Ok(None) } else { open_cgroup(cgroup.directory()).map(Some) }
+    }
+}
+
+fn join_cgroup(processes: &mut File) -> Result<()> {
+    processes.write_all(b"0").internal(|| "join the cgroup of the container")
 }
 
 /// Opens the file that a process joins a cgroup by.
@@ -108,7 +140,7 @@ struct Init<'a> {
 }
 
 impl Init<'_> {
-    fn run(self, cgroup: File, streams: Option<[OwnedFd; 3]>) -> Result<Outcome> {
+    fn run(self, cgroup: Option<File>, streams: Option<[OwnedFd; 3]>) -> Result<Outcome> {
         let Self { spec, channel, .. } = self;
         let (console, streams) = self.enter_container(cgroup, streams)?;
         let filter = spec.linux.seccomp.map(Filter::compile).transpose()?;
@@ -134,19 +166,20 @@ impl Init<'_> {
     /// From the guest into the container: its cgroup, its names, its root.
     fn enter_container(
         &self,
-        mut cgroup: File,
+        cgroup: Option<File>,
         streams: Option<[OwnedFd; 3]>,
     ) -> Result<(Option<OwnedFd>, [OwnedFd; 3])> {
         let Self { spec, request, .. } = *self;
         // What runs in a shared namespace must not look into this process.
         prctl::set_dumpable(false).internal(|| "make the init process undumpable")?;
         umask(Mode::empty());
-        cgroup.write_all(b"0").internal(|| "join the cgroup of the container")?;
-        drop(cgroup);
+        if let Some(mut cgroup) = cgroup {
+            join_cgroup(&mut cgroup)?;
+            join_keyring()?;
+        }
         namespaces::enter_cgroup_namespace(&spec.linux)?;
         namespaces::furnish(spec)?;
         namespaces::set_kernel_parameters(&spec.linux)?;
-        join_keyring(&request.id)?;
         let rootfs = Rootfs::build(spec, &request.bundle).map_err(|error| self.describe(error))?;
         let (console, streams) = match streams {
             Some(streams) => {
@@ -181,9 +214,8 @@ fn fail_late(error: &Error) -> ! {
 }
 
 /// Keys of the guest are none of the container's.
-fn join_keyring(id: &str) -> Result<()> {
-    let name = CString::new(format!("_ses.{id}")).internal(|| "name a keyring")?;
-    match calls::join_session_keyring(&name) {
+fn join_keyring() -> Result<()> {
+    match calls::join_session_keyring() {
         // A kernel without keys.
         Err(error) if error.raw_os_error() == Some(nix::libc::ENOSYS) => Ok(()),
         joined => joined.internal(|| "begin a session keyring"),

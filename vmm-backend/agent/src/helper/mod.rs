@@ -33,12 +33,14 @@ mod update;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use nix::sys::prctl;
 use nix::unistd::{ForkResult, dup2_stdin, getpid};
 use runtime_api::{Error, ErrorKind, Json, Result, ResultExt, Stdio};
 
+use crate::cgroup::{self, Cgroup};
 use crate::sys::{self, SingleThread};
 
 pub(crate) use protocol::{Channel, Confinement, Create, Exec, Reply, Request, Update};
@@ -73,8 +75,8 @@ impl Role {
 enum Place {
     /// In the guest's namespaces, where it may fork.
     Guest(SingleThread),
-    /// In new ones for a container, as their first process.
-    Cradle,
+    /// In new ones for a container, as their first process, and in the cgroup of this path.
+    Cradle(PathBuf),
 }
 
 /// What a helper has made.
@@ -116,12 +118,14 @@ fn wait_and_serve(role: Role, channel: &Channel) -> Result<()> {
     let place = match role {
         Role::Helper => Place::Guest(alone),
         Role::Cradle => {
+            let cgroup = cgroup::of_cradle(getpid());
+            Cgroup::at(&cgroup).make()?;
             namespaces::prepare_cradle()?;
             if let ForkResult::Parent { child } = alone.fork().internal(|| "fork into a cradle")? {
                 return channel.send_reply(&Reply::Born { pid: child.as_raw() }, &[]);
             }
-            namespaces::settle()?;
-            Place::Cradle
+            create::settle(&cgroup)?;
+            Place::Cradle(cgroup)
         }
     };
     // Who waits for the answer to a request waits for this process.
@@ -141,7 +145,7 @@ fn serve(request: Request, fds: Vec<OwnedFd>, channel: &Channel, place: &Place) 
         (Request::Update(update), Place::Guest(_)) => {
             update::update(&update).map(|()| Made { pid: 0, console: None })
         }
-        (_, Place::Cradle) => return channel.send_reply(&Reply::Unsuited, &[]),
+        (_, Place::Cradle(_)) => return channel.send_reply(&Reply::Unsuited, &[]),
     };
     match made {
         Ok(Made { pid, console }) => {

@@ -1,11 +1,11 @@
 //! What the agent and its helper say to each other, over a pair of SOCK_SEQPACKET sockets.
 //!
-//! Both ends are the same program, so that the form needs no version. A request travels in a
-//! memfd_create(2) file because the environment of a process may exceed any packet.
+//! Both ends are the same program, so that the form needs no version. A request that exceeds a
+//! packet, as the environment of a process may, travels in a memfd_create(2) file.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use nix::cmsg_space;
@@ -19,8 +19,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys;
 
-/// The longest reply; error messages are cut to fit.
-const MAX_REPLY: usize = 1 << 14;
+/// The longest packet; error messages are cut to fit.
+const MAX_PACKET: usize = 1 << 14;
+/// In the place of a request that is in the first descriptor.
+const IN_FILE: &[u8] = b"f";
 const MAX_MESSAGE: usize = 1 << 12;
 
 /// What a helper is asked for.
@@ -146,14 +148,16 @@ impl Channel {
     /// Sends a request with its descriptors. It does not wait for the other end.
     pub(crate) fn send_request(socket: &OwnedFd, request: &Request, fds: &[OwnedFd]) -> Result<()> {
         let send = || -> io::Result<()> {
-            let mut text = File::from(memfd_create("request", MFdFlags::MFD_CLOEXEC)?);
-            text.write_all(&serde_json::to_vec(request)?)?;
-            text.rewind()?;
-            let numbers: Vec<RawFd> = std::iter::once(text.as_fd())
-                .chain(fds.iter().map(AsFd::as_fd))
-                .map(|fd| fd.as_raw_fd())
-                .collect();
-            send_packet(socket, b"r", &numbers)
+            let text = serde_json::to_vec(request)?;
+            let mut numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+            if text.len() <= MAX_PACKET {
+                return send_packet(socket, &text, &numbers);
+            }
+            let mut file = File::from(memfd_create("request", MFdFlags::MFD_CLOEXEC)?);
+            file.write_all(&text)?;
+            file.rewind()?;
+            numbers.insert(0, file.as_raw_fd());
+            send_packet(socket, IN_FILE, &numbers)
         };
         send().internal(|| "send a request to a helper")
     }
@@ -161,12 +165,14 @@ impl Channel {
     /// Waits for the request and its descriptors; `None` when the agent has no use for this helper.
     pub(crate) fn receive_request(&self) -> Result<Option<(Request, Vec<OwnedFd>)>> {
         let receive = || -> io::Result<Option<(Request, Vec<OwnedFd>)>> {
-            let (packet, mut fds) = receive_packet(&self.0)?;
-            if packet.is_empty() || fds.is_empty() {
+            let (mut text, mut fds) = receive_packet(&self.0)?;
+            if text.is_empty() {
                 return Ok(None);
             }
-            let mut text = Vec::new();
-            File::from(fds.remove(0)).read_to_end(&mut text)?;
+            if text == IN_FILE && !fds.is_empty() {
+                text.clear();
+                File::from(fds.remove(0)).read_to_end(&mut text)?;
+            }
             Ok(Some((serde_json::from_slice(&text)?, fds)))
         };
         receive().internal(|| "receive the request of the agent")
@@ -210,7 +216,7 @@ fn send_packet(socket: &OwnedFd, bytes: &[u8], fds: &[RawFd]) -> io::Result<()> 
 }
 
 fn receive_packet(socket: &OwnedFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
-    let mut bytes = vec![0; MAX_REPLY];
+    let mut bytes = vec![0; MAX_PACKET];
     let mut control = cmsg_space!([RawFd; 8]);
     let mut data = [IoSliceMut::new(&mut bytes)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
@@ -232,17 +238,23 @@ mod tests {
 
     #[test]
     fn a_request_arrives_whole_with_its_descriptors() {
+        for length in [10, MAX_PACKET - 1, 1 << 20] {
+            arrives(length);
+        }
+    }
+
+    fn arrives(length: usize) {
         let (ours, theirs) = Channel::pair().unwrap();
         let request = Request::Exec(Exec {
             cgroup: "/c".into(),
             terminal: false,
             confinement: Confinement::default(),
-            process: "x".repeat(1 << 20),
+            process: "x".repeat(length),
         });
         let null = || OwnedFd::from(File::open("/dev/null").unwrap());
         Channel::send_request(&ours.0, &request, &[null(), null()]).unwrap();
         let Some((Request::Exec(exec), fds)) = theirs.receive_request().unwrap() else { panic!() };
-        assert_eq!((exec.process.len(), fds.len()), (1 << 20, 2));
+        assert_eq!((exec.process.len(), fds.len()), (length, 2));
         drop(ours);
         assert!(theirs.receive_request().unwrap().is_none());
     }
