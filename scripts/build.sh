@@ -5,7 +5,9 @@
 #   release/libvmrt.so                the library
 #   guest-image/                      the kernel and the initramfs with the agent
 #
-# Usage: scripts/build.sh [programs|image]...        default: both
+# Usage: [VMRT_KERNEL=distribution|own] scripts/build.sh [programs|image]...        default: both
+#   VMRT_KERNEL     the kernel of the image: the distribution's, which is the default, or the own one
+#                   of scripts/build-kernel.sh, whose first build takes minutes
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -30,10 +32,18 @@ build_programs() {
 }
 
 build_image() {
+    local directory kernel=()
+    if [[ $VMRT_KERNEL == own ]]; then
+        directory=$("$repo/scripts/build-kernel.sh")
+        kernel=(--kernel "$directory/vmlinux" --modules "$(echo "$directory"/lib/modules/*)")
+    fi
     "$repo/scripts/guest-image.sh" --agent "$repo/target/$triple/release/vmrt-agent" \
-        --out "$repo/target/guest-image"
+        "${kernel[@]}" --out "$repo/target/guest-image"
 }
 
+: "${VMRT_KERNEL:=distribution}"
+[[ $VMRT_KERNEL == @(distribution|own) ]] ||
+    die "no such kernel: VMRT_KERNEL=$VMRT_KERNEL (there are distribution and own)"
 (($#)) || set -- programs image
 for part in "$@"; do
     [[ $part == programs || $part == image ]] || die "no such part: $part (there are programs and image)"

@@ -23,7 +23,7 @@ source "$repo/scripts/guest/initramfs.sh"
 # shellcheck source=scripts/guest/image.sh
 source "$repo/scripts/guest/image.sh"
 
-agent='' kernel='' modules='' kernel_package='' partial=''
+agent='' kernel='' modules='' kernel_package='' partial='' files=()
 out=$repo/target/guest-image
 list=$repo/scripts/guest/modules
 
@@ -49,18 +49,20 @@ parse_arguments() {
 }
 
 find_inputs() {
+    local found
     if [[ -z $kernel ]]; then
         find_kernel
         kernel=$(compgen -G "$kernel_dir/boot/vmlinuz-*") || die "no boot/vmlinuz-* in $kernel_dir"
         modules=$kernel_dir/lib/modules/${kernel##*/vmlinuz-}
     fi
     [[ -f $kernel && -r $kernel ]] || die "cannot read the kernel $kernel"
-    files=$(resolve_modules "$modules" "$list")
-    mapfile -t files <<<"$files"
+    found=$(resolve_modules "$modules" "$list")
+    # There is none when the kernel has everything built in.
+    [[ -z $found ]] || mapfile -t files <<<"$found"
     key=$({
         printf '%s\n' "$kernel_package" "${files[@]}"
         cat -- "$repo"/scripts/guest-image.sh "$repo"/scripts/guest/*
-        (cd -- "$modules" && sha256sum -- "${files[@]}")
+        (cd -- "$modules" && sha256sum -- modules.builtin "${files[@]}")
         sha256sum <"$kernel"
         sha256sum <"$agent"
     } | sha256sum | cut -d ' ' -f 1)

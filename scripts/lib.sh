@@ -4,7 +4,8 @@
 #   repo                    the repository's root
 #   say MESSAGE…            progress on stderr, with the seconds since the start
 #   die MESSAGE…            one line on stderr, exit 1
-#   with_lock FILE COMMAND… run COMMAND while holding FILE's lock; waits ten minutes at most
+#   with_lock FILE COMMAND… run COMMAND while holding FILE's lock; waits for it $lock_wait seconds, or
+#                           ten minutes
 #   on_exit FUNCTION        run FUNCTION however the script ends, signals included
 #   run COMMAND…            run COMMAND so that a signal to the script ends it with all its children
 
@@ -23,11 +24,11 @@ die() {
 }
 
 with_lock() {
-    local file=$1
+    local file=$1 wait=${lock_wait:-600}
     shift
     mkdir -p -- "$(dirname -- "$file")"
     exec 9>"$file"
-    flock -w 600 9 || die "$file is still locked after 600 s"
+    flock -w "$wait" 9 || die "$file is still locked after $wait s"
     # Closed for the command: a daemon which it starts would keep the lock for ever.
     "$@" 9>&-
     exec 9>&-

@@ -29,11 +29,12 @@ claim_out() {
 }
 
 pack_initramfs() {
-    local vermagic
+    local release of
+    # The directory tells what is built in as well as what is not, so that its name must fit even
+    # when it holds no module.
+    release=$(kernel_release "$partial/vmlinux") of=$(basename -- "$(realpath -- "$modules")")
+    [[ $of == "$release" ]] || die "$modules is of $of, $kernel of $release"
     copy_modules "$modules" "$partial/modules" "${files[@]}"
-    vermagic=$(grep -aom1 'vermagic=[^ ]*' "$partial"/modules/01-*)
-    [[ ${vermagic#vermagic=} == "$(kernel_release "$partial/vmlinux")" ]] ||
-        die "$modules is of ${vermagic#vermagic=}, $kernel of $(kernel_release "$partial/vmlinux")"
     make_initramfs "$agent" "$partial/modules" >"$partial/initramfs.img"
     rm -rf -- "$partial/modules"
     chmod 644 -- "$partial"/*

@@ -1,5 +1,7 @@
 # shellcheck shell=bash
-# Which module files the guest needs, and in which order. Sourced by ../guest-image.sh.
+# Which module files the guest needs, and in which order. Sourced by ../guest-image.sh
+# and ../build-kernel.sh.
+# shellcheck disable=SC2154  # program comes from lib.sh
 #
 #   resolve_modules DIR LIST        print the files below DIR, dependencies first
 #   copy_modules DIR TARGET FILE…   copy them as TARGET/NN-NAME.ko with the file TARGET/order
@@ -10,7 +12,7 @@ resolve_modules() {
     for file in "$dir/modules.dep" "$dir/modules.builtin" "$list"; do
         [[ -r $file ]] || die "cannot read $file"
     done
-    awk -v dir="$dir" '
+    awk -v dir="$dir" -v program="$program" '
         # A module is called a_b, its file may be called a-b.ko.xz.
         function name(path) {
             sub(/.*\//, "", path)
@@ -45,7 +47,7 @@ resolve_modules() {
         !($1 in builtin) && $2 != "optional" { missing = missing " " $1 }
         END {
             if (missing) {
-                print "guest-image: " dir " has neither module nor builtin:" missing >"/dev/stderr"
+                print program ": " dir " has neither module nor builtin:" missing >"/dev/stderr"
                 exit 1
             }
         }

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # The ELF kernel inside a bzImage, which boots in half the time: the guest need not unpack it.
-# Sourced by ../guest-image.sh.
+# Sourced by ../guest-image.sh and ../build-kernel.sh.
 #
 #   extract_vmlinux KERNEL OUTPUT   KERNEL is a bzImage, or a vmlinux already
 #   check_vmlinux FILE KERNEL       die unless FILE is an ELF file with a PVH entry point
