@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,7 +17,9 @@ use crate::leaks::{eventually, left_of};
 /// The image that every case runs.
 pub const IMAGE: &str = "localhost/busybox:latest";
 /// The runtime under test.
-const RUNTIME: &str = "io.containerd.vmrt.v2";
+pub const RUNTIME: &str = "io.containerd.vmrt.v2";
+/// The namespace of the suite.
+const SUITE: &str = "suite";
 /// No command of a case may take longer; a cold boot under TCG with others beside it is the longest.
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -24,6 +27,7 @@ const DEADLINE: Duration = Duration::from_secs(120);
 pub struct Daemon {
     directory: TempDir,
     child: Child,
+    namespace: String,
     cases: AtomicU32,
 }
 
@@ -32,6 +36,18 @@ impl Daemon {
     ///
     /// The environment names the parts: `VMRT_SHIM`, `VMRT_GUEST_IMAGE` and `VMRT_TEST_IMAGE`.
     pub fn start() -> Self {
+        Self::launch(SUITE, Command::new("containerd"))
+    }
+
+    /// As [`start`](Self::start), for clients in `namespace`, and out of reach of the signals of a
+    /// terminal: who handles them still needs the daemon to clean up.
+    pub fn start_apart(namespace: &str) -> Self {
+        let mut containerd = Command::new("containerd");
+        containerd.process_group(0);
+        Self::launch(namespace, containerd)
+    }
+
+    fn launch(namespace: &str, mut containerd: Command) -> Self {
         // Short, for sockets live below it, and on disk, for overlayfs wants to be.
         let directory = tempfile::Builder::new().prefix("vmrt-").tempdir_in("/var/lib").unwrap();
         let at = |name: &str| directory.path().join(name);
@@ -44,7 +60,7 @@ impl Daemon {
         fs::write(at("containerd.toml"), containerd_configuration(directory.path())).unwrap();
         let log = File::create(at("containerd.log")).unwrap();
         let path = std::env::var("PATH").unwrap_or_default();
-        let child = Command::new("containerd")
+        let child = containerd
             .arg("--config")
             .arg(at("containerd.toml"))
             .env("PATH", format!("{}:{path}", at("bin").display()))
@@ -54,7 +70,8 @@ impl Daemon {
             .stderr(log)
             .spawn()
             .expect("start containerd");
-        let daemon = Self { directory, child, cases: AtomicU32::new(0) };
+        let namespace = namespace.to_owned();
+        let daemon = Self { directory, child, namespace, cases: AtomicU32::new(0) };
         let answers = || daemon.ctr(&["version"]).quiet().code == 0;
         assert!(eventually(Duration::from_secs(30), answers), "containerd does not answer");
         let archive = daemon.test_image().display().to_string();
@@ -71,17 +88,38 @@ impl Daemon {
     pub fn ctr(&self, arguments: &[&str]) -> Ctr {
         let mut command = Command::new("ctr");
         command.arg("-a").arg(self.directory.path().join("c.sock"));
-        command.args(["-n", "suite"]).args(arguments);
+        command.args(["-n", &self.namespace]).args(arguments);
         Ctr { command, input: Vec::new() }
     }
 
     /// `ctr run` of the test image: `options` before the image, then the words of the command.
     pub fn run(&self, id: &str, options: &[&str], words: &[&str]) -> Ctr {
-        let mut arguments = vec!["run", "--runtime", RUNTIME];
+        self.run_under(RUNTIME, id, options, words)
+    }
+
+    /// [`run`](Self::run) under another runtime of the same daemon.
+    pub fn run_under(&self, runtime: &str, id: &str, options: &[&str], words: &[&str]) -> Ctr {
+        let mut arguments = vec!["run", "--runtime", runtime];
         arguments.extend(options);
         arguments.extend([IMAGE, id]);
         arguments.extend(words);
         self.ctr(&arguments)
+    }
+
+    /// The number of its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The directory that everything of it is below.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The directory that the shim of a running container was started in.
+    pub fn bundle(&self, id: &str) -> PathBuf {
+        let bundles = self.directory.path().join("state/io.containerd.runtime.v2.task");
+        bundles.join(&self.namespace).join(id)
     }
 
     /// A directory of the case for its own files.
@@ -135,10 +173,15 @@ impl Daemon {
         assert!(left.is_empty(), "left of {id}: {left:#?}");
     }
 
+    /// The daemon's log, with those of the shims in it.
+    pub fn log(&self) -> String {
+        let log = fs::read(self.directory.path().join("containerd.log")).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
     /// The last lines of the daemon's log that name `word`, for a report.
     pub fn log_about(&self, word: &str) -> String {
-        let log = fs::read_to_string(self.directory.path().join("containerd.log"));
-        let log = log.unwrap_or_default();
+        let log = self.log();
         let lines: Vec<_> = log.lines().filter(|line| line.contains(word)).collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
@@ -161,7 +204,7 @@ impl Drop for Daemon {
 /// The file or directory that the environment names.
 fn part(name: &str) -> PathBuf {
     let path = std::env::var_os(name)
-        .unwrap_or_else(|| panic!("{name} is not set: run scripts/test.sh suite"));
+        .unwrap_or_else(|| panic!("{name} is not set: run scripts/test.sh or scripts/bench.sh"));
     fs::canonicalize(&path).unwrap_or_else(|error| panic!("{name} = {path:?}: {error}"))
 }
 
@@ -204,6 +247,11 @@ impl Ctr {
     pub fn input(mut self, input: Vec<u8>) -> Self {
         self.input = input;
         self
+    }
+
+    /// For a caller who runs it in another way.
+    pub fn into_command(self) -> Command {
+        self.command
     }
 
     /// Runs it to its end, whatever that is.

@@ -42,7 +42,15 @@ impl Leaks {
 
     /// What is there now and was not there before, after up to five seconds' grace.
     pub fn found(&self) -> Vec<String> {
-        let new = || -> Vec<String> { everything().difference(&self.before).cloned().collect() };
+        self.found_where(|_| true)
+    }
+
+    /// Of what [`found`](Self::found) finds, what `ours` says yes to: a machine may have other users.
+    pub fn found_where(&self, ours: impl Fn(&str) -> bool) -> Vec<String> {
+        let new = || -> Vec<String> {
+            let all = everything();
+            all.difference(&self.before).filter(|thing| ours(thing)).cloned().collect()
+        };
         eventually(Duration::from_secs(5), || new().is_empty());
         new()
     }

@@ -39,10 +39,14 @@ impl HostProcess {
 
     /// Its proportional share of memory in KiB (proc(5), smaps_rollup).
     pub fn pss(&self) -> u64 {
-        let path = format!("/proc/{}/smaps_rollup", self.pid);
-        let text = fs::read_to_string(&path).expect(&path);
-        let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).expect("a Pss line");
-        line.trim().trim_end_matches("kB").trim().parse().expect("a number of kB")
+        self.pss_if_alive().unwrap_or_else(|| panic!("{self:?} has no smaps_rollup"))
+    }
+
+    /// [`pss`](Self::pss), unless the process has ended meanwhile.
+    pub fn pss_if_alive(&self) -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid)).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+        line.trim().trim_end_matches("kB").trim().parse().ok()
     }
 
     /// Sends it a signal by name.
