@@ -60,6 +60,11 @@ impl Unit {
         }
     }
 
+    /// The percentile that is close to the worst.
+    pub(crate) fn bad_percentile(self) -> f64 {
+        if self.is_rate() { 1.0 } else { 99.0 }
+    }
+
     /// Whether more is better.
     pub(crate) fn is_rate(self) -> bool {
         matches!(self, Self::MegabytesPerSecond | Self::OperationsPerSecond)
@@ -83,14 +88,11 @@ impl Samples {
         median(&self.values)
     }
 
-    pub(crate) fn p99(&self) -> Option<f64> {
-        percentile(&self.values, 99.0)
-    }
-
     fn json(&self) -> Value {
         json!({
             "median": self.median(),
-            "p99": self.p99(),
+            "p1": percentile(&self.values, 1.0),
+            "p99": percentile(&self.values, 99.0),
             "samples": self.values,
             "cpu_ms_median": median(&self.cpu),
             "cpu_ms_samples": self.cpu,

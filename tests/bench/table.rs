@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::report::{Findings, Measure, Report, Samples};
-use crate::statistics::median;
+use crate::statistics::{median, percentile};
 
 /// How wide the longest bar is, in characters.
 const BAR: usize = 24;
@@ -96,8 +96,9 @@ fn line(
     let figure = format!("{} {}", figure(middle), measure.unit.symbol());
     let mut line = format!("{runtime} {}{blank}{figure:>13}", paint(&bar));
     if samples.values.len() > 1 {
-        let p99 = samples.p99().map(self::figure).unwrap_or_default();
-        let _ = write!(line, "   p99 {p99:>7}");
+        let percent = measure.unit.bad_percentile();
+        let bad = percentile(&samples.values, percent).map(self::figure).unwrap_or_default();
+        let _ = write!(line, "   {:>3} {bad:>7}", format!("p{percent}"));
     } else {
         line.push_str("              ");
     }

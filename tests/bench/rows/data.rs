@@ -66,19 +66,24 @@ fn receive(mut stdout: ChildStdout) -> Received {
     Received { bytes, seconds }
 }
 
-/// Prints lines `name amount seconds`. Loops and tests are the shell's own, and the two commands work
-/// on all files, so that it is the filesystem that is measured and not fork(2). dd tells its own time.
+/// Prints lines `name begin end`, by the shell's own clock. Loops are the shell's own too, and the two
+/// commands work on all files, so that it is the filesystem that is measured and not fork(2).
 const SCRIPT: &str = r#"
 mkdir /bench && cd /bench || exit 1
-now() { read -r up idle </proc/uptime; echo "$up"; }
-begin=$(now)
+now() { time=$EPOCHREALTIME; }
+told() { echo "$1 $time $EPOCHREALTIME"; }
+now
 i=0
 while [ $i -lt FILES ]; do : >"f$i"; i=$((i+1)); done
 stat f* >/dev/null || exit 1
 rm f* || exit 1
-echo "metadata $begin $(now)"
-dd if=/dev/zero of=/bench/data bs=1M count=MIB conv=fsync 2>&1 | sed -n 's/.*copied, \(.*\) seconds.*/write \1/p'
-dd if=/bench/data of=/dev/null bs=1M 2>&1 | sed -n 's/.*copied, \(.*\) seconds.*/read \1/p'
+told metadata
+now
+dd if=/dev/zero of=data bs=1M count=MIB conv=fsync 2>/dev/null || exit 1
+told write
+now
+dd if=data of=/dev/null bs=1M 2>/dev/null || exit 1
+told read
 "#;
 /// A file is created, looked at and removed.
 const OPERATIONS: usize = 3;
@@ -112,16 +117,16 @@ fn rootfs(bench: &Bench) -> Result<Findings, Failure> {
 
 /// The seconds of the three parts in what the script printed.
 fn seconds(text: &str) -> Option<[f64; 3]> {
-    let after = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        let numbers = line.split_whitespace().map(|word| word.parse::<f64>().ok());
-        numbers.collect::<Option<Vec<_>>>()
+    let of = |name: &str| {
+        let words = text.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let mut times = words.filter_map(|words| match words[..] {
+            [part, begin, end] if part == name => Some([begin.parse().ok()?, end.parse().ok()?]),
+            _ => None,
+        });
+        let [begin, end]: [f64; 2] = times.next()?;
+        (end > begin).then_some(end - begin)
     };
-    let metadata = after("metadata ")?;
-    let metadata = metadata.get(1)? - metadata.first()?;
-    // The clock counts hundredths.
-    let parts = [metadata.max(0.01), *after("write ")?.first()?, *after("read ")?.first()?];
-    parts.iter().all(|seconds| *seconds > 0.0).then_some(parts)
+    Some([of("metadata")?, of("write")?, of("read")?])
 }
 
 /// Samples of several quantities at once, of both runtimes in turn.
@@ -151,14 +156,16 @@ mod tests {
 
     #[test]
     fn the_containers_figures_are_read() {
-        let text = "metadata 10.50 12.75\nwrite 0.250000\nread 1e-2\n";
-        assert_eq!(seconds(text), Some([2.25, 0.25, 0.01]));
-        assert_eq!(seconds("metadata 1.00 1.00\nwrite 1\nread 1"), Some([0.01, 1.0, 1.0]));
+        let text =
+            "metadata 10.50 12.75\nwrite 12.75 13\nread 1795500628.743700 1795500628.753700\n";
+        let [metadata, write, read] = seconds(text).unwrap();
+        assert_eq!((metadata, write), (2.25, 0.25));
+        assert!((read - 0.01).abs() < 1e-6, "{read}");
         for text in [
             "",
-            "metadata 1 2\nwrite 1",
-            "metadata 1\nwrite 1\nread 1",
-            "metadata 1 2\nwrite 0\nread 1",
+            "metadata 1 2\nwrite 1 2",
+            "metadata 1\nwrite 1 2\nread 1 2",
+            "metadata 1 2\nwrite 2 2\nread 2 3",
         ] {
             assert_eq!(seconds(text), None, "{text}");
         }
