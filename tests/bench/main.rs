@@ -117,9 +117,10 @@ fn rows_of(bench: &Bench, options: &Options) -> Result<Report, Failure> {
             Ok(findings) => findings,
             Err(Failure::Interrupted) => return Err(Failure::Interrupted),
             Err(failure) => {
+                let mut faults = vec![failure.chain()];
                 // What the row had running would be in the figures of the next.
-                bench.clear();
-                Findings { faults: vec![failure.chain()], ..Findings::default() }
+                faults.extend(bench.clear().into_iter().map(|left| format!("left behind: {left}")));
+                Findings { faults, ..Findings::default() }
             }
         };
         report.rows.push(RowReport { name: row.name, title: row.title, findings });

@@ -12,7 +12,7 @@ const WIDTH: f64 = 760.0;
 const LEFT: f64 = 60.0;
 const RIGHT: f64 = 90.0;
 const LINE: f64 = 22.0;
-/// Readable on white and on black.
+/// Readable on white and on black, as is the grey of the text where a viewer knows of no scheme.
 const COLOURS: [&str; 8] =
     ["#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#e15759", "#76b7b2", "#9c755f", "#af9a24"];
 
@@ -35,8 +35,9 @@ pub(crate) fn draw(report: &Report) -> Option<String> {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height:.0}\" \
          font-family=\"system-ui, sans-serif\" font-size=\"13\" role=\"img\">\n\
          <title>{}</title>\n<style>\n\
-         text {{ fill: #24292f; }}\n\
+         text {{ fill: #6e7781; }}\n\
          .whole {{ fill: #8c959f; }}\n\
+         @media (prefers-color-scheme: light) {{ text {{ fill: #24292f; }} }}\n\
          @media (prefers-color-scheme: dark) {{ text {{ fill: #e6edf3; }} }}\n</style>\n",
         escaped(&format!(
             "Median time of a start: vmrt {} ms in phases, runc {} ms",
@@ -45,7 +46,8 @@ pub(crate) fn draw(report: &Report) -> Option<String> {
         ))
     );
     let mut y = LINE / 2.0;
-    text(&mut svg, (0.0, y), "Median time of ctr run -d");
+    let what = format!("Median time of ctr run -d, accelerator {}", report.host.accelerator);
+    text(&mut svg, (0.0, y), &what);
     y += LINE * 1.2;
     text(&mut svg, (0.0, y), "vmrt");
     let mut x = LEFT;
