@@ -1,16 +1,15 @@
 //! What every row works with: the daemon, its containers, and the meters.
 
 use std::io::{IsTerminal, Write};
-use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use conformance::{Daemon, HostProcess, Leaks, eventually, processes};
+use conformance::{Daemon, HostProcess, Leaks, processes};
 
 use crate::cgroup::CpuGroup;
-use crate::command::{Finished, run, run_regardless};
+use crate::command::{Finished, run};
 use crate::failure::Failure;
 use crate::interrupt::{check, rest};
 use crate::options::Plan;
@@ -21,16 +20,17 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(300);
 /// What an operation has set off is counted as its processor time for so long after its end.
 const TRAIL: Duration = Duration::from_millis(100);
 /// How many clients delete at once.
-const DELETERS: usize = 8;
+pub(crate) const DELETERS: usize = 8;
 
 /// One private daemon with both runtimes, and everything that is running under it.
 pub(crate) struct Bench {
     pub(crate) plan: Plan,
     pub(crate) daemon: Daemon,
-    group: CpuGroup,
-    leaks: Leaks,
+    pub(crate) group: CpuGroup,
+    /// What was on the machine before.
+    pub(crate) leaks: Leaks,
     /// The namespace, the control group, and how every container's id begins.
-    name: String,
+    pub(crate) name: String,
     containers: AtomicU32,
 }
 
@@ -158,57 +158,6 @@ impl Bench {
             |process: &HostProcess| ours.contains(&process.pid) && !apart.contains(&process.pid);
         processes().into_iter().filter(of_pods).collect()
     }
-
-    /// Takes every container away, and ends what does not go. Answers what had to be ended.
-    pub(crate) fn clear(&self) -> Vec<String> {
-        let list = |what| {
-            let listed = self.quietly(&[what, "ls", "-q"]);
-            listed.map(|text| text.lines().map(str::to_owned).collect()).unwrap_or_default()
-        };
-        let (tasks, containers): (Vec<String>, Vec<String>) = (list("task"), list("container"));
-        each(&tasks, DELETERS, |id| self.quietly(&["task", "rm", "-f", id]));
-        each(&containers, DELETERS, |id| self.quietly(&["container", "rm", id]));
-        eventually(Duration::from_secs(5), || self.pods().is_empty());
-        let left = self.pods();
-        for process in &left {
-            let _ = Command::new("kill").args(["-9", &process.pid.to_string()]).status();
-        }
-        left.iter().map(|process| format!("process {} {}", process.pid, process.command)).collect()
-    }
-
-    fn quietly(&self, words: &[&str]) -> Option<String> {
-        let finished =
-            run_regardless(self.daemon.ctr(words).into_command(), Duration::from_secs(20));
-        finished.ok().map(|finished| finished.text())
-    }
-
-    /// Ends everything and answers what was left behind.
-    pub(crate) fn end(self) -> Vec<String> {
-        let mut left = self.clear();
-        let Self { daemon, group, leaks, name, .. } = self;
-        let directory = daemon.directory().display().to_string();
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
-        for point in points.filter(|point| point.starts_with(&directory)) {
-            left.push(format!("mount {point}"));
-            let _ = Command::new("umount").args(["-l", point]).status();
-        }
-        drop(daemon);
-        // Empty, and runc never removes it.
-        let _ = std::fs::remove_dir(format!("/run/containerd/runc/{name}"));
-        drop(group);
-        left.extend(leaks.found_where(|thing| {
-            thing.contains(&name) || thing.contains(&directory) || is_dead_socket(thing)
-        }));
-        left
-    }
-}
-
-/// Whether a thing that was found is a shim's socket that nobody listens to any more. A machine may
-/// have other daemons, whose sockets come and go meanwhile.
-fn is_dead_socket(thing: &str) -> bool {
-    let path = thing.strip_prefix("file ").filter(|path| path.starts_with("/run/containerd/s/"));
-    path.is_some_and(|path| UnixStream::connect(path).is_err())
 }
 
 /// Calls `work` for every item, on so many threads, and keeps the order of the answers.
@@ -281,12 +230,5 @@ mod tests {
     fn a_wait_ends_at_its_limit() {
         let result = wait_until("never", Duration::from_millis(50), || Ok(false));
         assert!(result.unwrap_err().to_string().contains("never"));
-    }
-
-    #[test]
-    fn only_a_socket_without_a_server_is_dead() {
-        assert!(is_dead_socket("file /run/containerd/s/nobody"));
-        assert!(!is_dead_socket("file /run/vmrt/nobody"));
-        assert!(!is_dead_socket("mount /run/containerd/s/nobody"));
     }
 }

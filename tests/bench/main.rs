@@ -10,6 +10,7 @@
 
 mod bench;
 mod cgroup;
+mod clean;
 mod command;
 mod failure;
 mod gate;
