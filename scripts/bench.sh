@@ -2,7 +2,7 @@
 # Measures vmrt beside runc, on one private containerd. Installs what it needs, builds what it
 # measures, and takes everything down again.
 #
-# Usage: scripts/bench.sh [OPTION]...        scripts/bench.sh --help lists them
+# Usage: scripts/bench.sh [--quick] [--rows A,B] [--gate FILE] [OPTION]...        --help lists them all
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Checks everything, from the formatting to the integration suite on real VMs. Installs what it needs.
 #
-# Usage: scripts/test.sh [STAGE]...        stages: fmt clippy shellcheck build crates suite; default: all
+# Usage: scripts/test.sh [STAGE]...   stages: fmt clippy shellcheck build crates suite bench; default: all
 # shellcheck disable=SC2317  # the stages are called by name, the report by a trap
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
-stages=(fmt clippy shellcheck build crates suite)
+stages=(fmt clippy shellcheck build crates suite bench)
 results=()
 
 install_needs() {
@@ -45,6 +45,9 @@ stage_suite() {
         VMRT_TEST_IMAGE=$repo/target/images/busybox.tar \
         cargo test --locked -p conformance
 }
+
+# Small counts; fails over the limits of the file.
+stage_bench() { scripts/bench.sh --quick --gate tests/bench/gate.toml; }
 
 # Started where the exit code is read, which turns `set -e` off.
 run_stage() {
