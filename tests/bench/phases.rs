@@ -1,11 +1,12 @@
 //! The phases of a start, as a runtime tells of them in its log.
 //!
-//! A line that has `phases of container <id>: <name>=<microseconds> …` in it, whatever is around it: the
-//! daemon may have quoted the line of the shim once or twice.
+//! A line that has `phases of container <id>: <name>=<microseconds> …` in it, or the same of a sandbox,
+//! whatever is around it: the daemon may have quoted the line of the shim once or twice.
 
 use std::collections::BTreeMap;
 
-const MARK: &str = "phases of container ";
+/// A sandbox that was made for a container has its id.
+const MARKS: [&str; 2] = ["phases of container ", "phases of sandbox "];
 
 /// The phases of several containers.
 #[derive(Default, Debug, PartialEq)]
@@ -42,7 +43,7 @@ impl Phases {
 
 /// The container and the phases of a line, if it is one that tells of phases.
 fn parse(line: &str) -> Option<(&str, Vec<(&str, u64)>)> {
-    let (_, told) = line.split_once(MARK)?;
+    let (_, told) = MARKS.iter().find_map(|mark| line.split_once(mark))?;
     let (id, told) = told.split_once(": ")?;
     let mut phases = Vec::new();
     for word in told.split(' ').filter(|word| !word.is_empty()) {

@@ -87,7 +87,7 @@ fn no_source_file_is_longer_than_it_can_be_read() {
 fn the_shims_library_does_not_know_the_backend() {
     let mut files = Vec::new();
     sources(&root().join("shim/src"), &mut files);
-    for file in files.iter().filter(|file| !file.ends_with("main.rs")) {
+    for file in files.iter().filter(|file| !file.starts_with(root().join("shim/src/bin"))) {
         let text = std::fs::read_to_string(file).unwrap();
         assert!(!text.contains("vmm_backend"), "{} names vmm_backend", file.display());
     }

@@ -107,7 +107,8 @@ impl Container {
         self.prepare(&translation)?;
         phases.end("prepare");
         let machine = self.sandbox.machine().await?;
-        phases.end("machine");
+        // Told of by the sandbox.
+        phases.skip();
         let request = CreateContainer {
             id: self.id.clone(),
             sandbox: None,

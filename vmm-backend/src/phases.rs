@@ -17,6 +17,11 @@ impl Phases {
         Self { begun: Instant::now(), done: Vec::new() }
     }
 
+    /// What has passed since the last end belongs to something else.
+    pub(crate) fn skip(&mut self) {
+        self.begun = Instant::now();
+    }
+
     /// The current phase ends now; the next one begins.
     pub(crate) fn end(&mut self, name: &'static str) {
         let now = Instant::now();
