@@ -10,7 +10,7 @@ use ttrpc::r#async::transport::Listener;
 
 use crate::gate::Gate;
 use crate::guest::GuestService;
-use crate::{LinuxRuntime, port};
+use crate::{LinuxRuntime, port, sys};
 
 /// Serves the Task service and the guest-only service over the virtio-serial port, until the guest
 /// goes down.
@@ -22,6 +22,7 @@ pub async fn over_port(runtime: Arc<LinuxRuntime>) -> Result<()> {
     let tasks = TaskServer::new(Arc::clone(&runtime) as Arc<dyn Runtime>);
     let guest = GuestService::new(Arc::clone(&runtime), Arc::clone(&gate))?;
     let guest = create_guest(Arc::new(guest));
+    sys::keep_resident().internal(|| "lock the memory of the agent")?;
     // To open the port is to be ready: a template is saved then.
     let incoming = port::listen(guest_api::PORT_NAME).await?;
     let mut server = Server::new()
