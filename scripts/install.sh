@@ -68,7 +68,8 @@ install_all() {
 
 print_setup() {
     cat <<EOT
-The containerd daemon's PATH must contain $prefix/bin. For CRI, add to /etc/containerd/config.toml:
+The containerd daemon's PATH must contain $prefix/bin. The first pod builds the template of all pods, unless
+"$prefix/bin/containerd-shim-vmrt-v2 template warm" has done so. For CRI, add to /etc/containerd/config.toml:
 
   # version = 2 (containerd 1.x)
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.vmrt]
@@ -82,14 +83,12 @@ EOT
 
 uninstall_all() {
     [[ -e $manifest ]] || die "$manifest is missing: nothing is installed below $prefix"
+    "$prefix/bin/containerd-shim-vmrt-v2" template clear || say "templates are kept: see the line above"
     while IFS= read -r file; do
         rm -f -- "$file"
     done <"$manifest"
-    if [[ -e $config ]] && cmp -s "$config" <(default_config); then
-        rm -f -- "$config"
-    elif [[ -e $config ]]; then
-        say "kept $config, which differs from the default"
-    fi
+    [[ ! -e $config ]] || ! cmp -s "$config" <(default_config) || rm -f -- "$config"
+    [[ ! -e $config ]] || say "kept $config, which differs from the default"
     rm -f -- "$manifest" "$manifest.new"
     find "$share" -depth -type d -empty -delete
     rmdir -- "$prefix/lib/vmrt" "$(dirname -- "$config")" 2>/dev/null || true

@@ -89,7 +89,9 @@ impl<'a> Object<'a> {
             Value::String(text) => text.is_empty(),
             Value::Array(list) => list.is_empty(),
             Value::Object(fields) => fields.is_empty(),
-            _ => false,
+            Value::Number(number) => number.as_f64() == Some(0.0),
+            Value::Null | Value::Bool(false) => true,
+            Value::Bool(true) => false,
         };
         match names.iter().find(|name| self.value(name).is_some_and(|value| !empty(value))) {
             Some(name) => Err(Error::unimplemented(format!("{name} is not supported in a guest"))),
@@ -135,9 +137,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_honoured_is_refused_by_name() {
-        let value = json!({"x": {}, "y": {"z": 1}});
+        let value = json!({"x": {}, "y": {"z": 1}, "off": false, "none": 0});
         let object = Object::of(&value, "linux").unwrap();
-        object.refuse(&["linux.x", "linux.absent"]).unwrap();
+        object.refuse(&["linux.x", "linux.absent", "linux.off", "linux.none"]).unwrap();
         let error = object.refuse(&["linux.x", "linux.y"]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unimplemented);
         assert!(error.chain().starts_with("linux.y "));
