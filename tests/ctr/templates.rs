@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ pub(crate) const CASES: &[Case] = &[
     ("a template whose state is damaged is built again", damaged),
     ("without templates a sandbox boots", switched_off),
     ("where no template can be built a sandbox boots, and the log says why", unbuildable),
+    ("a clone that dies at once: the sandbox boots, and nobody tries again", stillborn),
     ("the shim is killed while it builds a template: the next one builds it", builder_killed),
 ];
 
@@ -107,6 +109,24 @@ fn unbuildable(daemon: &Daemon, id: &str) {
     assert_eq!(began(daemon, id), "booted");
     let log = daemon.log_about(id);
     assert!(log.contains("boots instead") && log.contains("/proc/no-templates"), "{log}");
+}
+
+fn stillborn(daemon: &Daemon, id: &str) {
+    let scratch = daemon.scratch();
+    let qemu = scratch.path().join("qemu-system-x86_64");
+    let script = "#!/bin/sh\ncase \"$*\" in *-incoming*) echo no clones >&2; exit 1 ;; esac\n\
+                  exec /usr/bin/qemu-system-x86_64 \"$@\"\n";
+    fs::write(&qemu, script).unwrap();
+    fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755)).unwrap();
+    let text = format!("qemu = {qemu:?}\ntemplate_dir = {:?}", scratch.path().join("t"));
+    run_with(daemon, id, &text);
+    assert_eq!(began(daemon, id), "booted");
+    let log = daemon.log_about(id);
+    assert!(log.contains("boots instead") && log.contains("no clones"), "{log}");
+    let second = daemon.new_id("second");
+    run_with(daemon, &second, &text);
+    let log = daemon.log_about(&second);
+    assert!(log.contains("it failed") && log.contains("no clones"), "{log}");
 }
 
 fn builder_killed(daemon: &Daemon, id: &str) {

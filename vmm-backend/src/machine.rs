@@ -80,13 +80,9 @@ impl Machine {
                 phases.end("restore");
                 Self::resume(spec, vm, phases.clone()).await
             }
-            // Whatever it is, it has nothing to do with the template.
-            Err(error)
-                if !matches!(error, VmmError::Template { .. } | VmmError::BootTimeout { .. }) =>
-            {
-                return Err(error.into());
-            }
-            Err(error) => Err(error.into()),
+            Err(error @ VmmError::Template { .. }) => Err(error.into()),
+            // Whatever it is, it has nothing to do with the template, and a boot would meet it too.
+            Err(error) => return Err(error.into()),
         };
         match machine {
             Ok(machine) => Ok(Some(machine)),

@@ -22,7 +22,10 @@ pub async fn over_port(runtime: Arc<LinuxRuntime>) -> Result<()> {
     let tasks = TaskServer::new(Arc::clone(&runtime) as Arc<dyn Runtime>);
     let guest = GuestService::new(Arc::clone(&runtime), Arc::clone(&gate))?;
     let guest = create_guest(Arc::new(guest));
-    sys::keep_resident().internal(|| "lock the memory of the agent")?;
+    sys::keep_resident();
+    // Busy containers must not delay an answer, nor must the one that an answer is about. Helpers
+    // choose their own priority, which is that of containers.
+    sys::set_niceness(-20).internal(|| "raise the priority of the agent")?;
     // To open the port is to be ready: a template is saved then.
     let incoming = port::listen(guest_api::PORT_NAME).await?;
     let mut server = Server::new()

@@ -142,8 +142,8 @@ pub(crate) fn set_domain_name(name: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets how nice this process is to others, from 0 to 19 (setpriority(2)).
-pub(crate) fn set_niceness(niceness: u8) -> io::Result<()> {
+/// Sets how nice this process is to others, from -20 to 19 (setpriority(2)).
+pub(crate) fn set_niceness(niceness: i8) -> io::Result<()> {
     // SAFETY: the call takes integers by value.
     Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, niceness.into()) })?;
     Ok(())
@@ -154,14 +154,16 @@ const HEAP_RESERVE: libc::c_int = 256 << 10;
 
 /// Takes all memory that this process has and will soon need into its page tables. A clone that
 /// touches a page for the first time runs code of the kernel for the first time, too.
-pub(crate) fn keep_resident() -> io::Result<()> {
+pub(crate) fn keep_resident() {
     for (parameter, value) in
         [(libc::M_TOP_PAD, HEAP_RESERVE), (libc::M_TRIM_THRESHOLD, 16 * HEAP_RESERVE)]
     {
         // SAFETY: the call takes integers, and changes nothing of what is allocated.
         unsafe { libc::mallopt(parameter, value) };
     }
-    Ok(mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)?)
+    if let Err(error) = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE) {
+        log::warn!("lock the memory of process {}: {error}", std::process::id());
+    }
 }
 
 /// The knowledge that this process has one thread and will make no other.

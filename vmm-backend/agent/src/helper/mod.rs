@@ -128,7 +128,7 @@ fn wait_and_serve(role: Role, channel: &Channel) -> Result<()> {
             Place::Cradle(cgroup)
         }
     };
-    sys::keep_resident().internal(|| "lock the memory of a helper")?;
+    sys::keep_resident();
     // Who waits for the answer to a request waits for this process.
     sys::set_niceness(0).internal(|| "raise the priority of a helper")?;
     let Some((request, fds)) = channel.receive_request()? else { return Ok(()) };

@@ -87,13 +87,9 @@ pub(super) async fn restore(
     let outputs = Arc::default();
     let restoring = async {
         let start = Start::Clone { memory: &files.memory };
-        let vm = launch(program, spec, start, &outputs).await?;
+        let vm = launch(program, spec, start, &outputs).await.map_err(dead)?;
         migrate(&vm, "migrate-incoming", state).await?;
-        vm.runs(spec).await.map_err(|error| match error {
-            VmmError::DiedDuringBoot { reason: ExitReason::Killed { .. }, .. } => error,
-            // QEMU ends when it cannot make sense of the state.
-            error => failed("restore", error.to_string()),
-        })?;
+        vm.runs(spec).await.map_err(dead)?;
         Ok(vm.kept_as(spec.lifetime))
     };
     within_deadline(spec, &outputs, restoring).await
@@ -114,6 +110,15 @@ async fn saved(vm: &QemuVm) -> Result<(), VmmError> {
             Some("failed" | "cancelled") => return Err(failed("save", reason(&answer))),
             _ => sleep(POLL_INTERVAL).await,
         }
+    }
+}
+
+/// QEMU ends when it cannot make sense of the files. Who is killed says nothing about them.
+fn dead(error: VmmError) -> VmmError {
+    match error {
+        VmmError::DiedDuringBoot { reason: ExitReason::Killed { .. }, .. } => error,
+        VmmError::DiedDuringBoot { .. } => failed("restore", error.to_string()),
+        error => error,
     }
 }
 
