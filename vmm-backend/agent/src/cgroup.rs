@@ -81,8 +81,10 @@ impl Cgroup {
 
     /// Makes it, with its parents; others may do the same at the same time.
     pub(crate) fn make(&self) -> Result<()> {
-        // Where its parent is there already, that offers its controllers.
-        if matches!(fs::create_dir(&self.directory), Ok(())) {
+        // That one offers its controllers since boot. Another one may be there and not do so yet, as
+        // somebody is just making it.
+        let prepared = cgroup_directory(Path::new(guest_api::CGROUP_PARENT));
+        if self.directory.parent() == Some(&prepared) && fs::create_dir(&self.directory).is_ok() {
             return Ok(());
         }
         let mut parents: Vec<&Path> = self.directory.ancestors().skip(1).collect();
