@@ -83,6 +83,7 @@ EOT
 
 uninstall_all() {
     [[ -e $manifest ]] || die "$manifest is missing: nothing is installed below $prefix"
+    [[ ! -e $config ]] || export VMRT_CONFIG=$config
     "$prefix/bin/containerd-shim-vmrt-v2" template clear || say "templates are kept: see the line above"
     while IFS= read -r file; do
         rm -f -- "$file"
