@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
-use nix::sys::mman::{MlockAllFlags, mlockall};
+use nix::sys::mman::{MlockAllFlags, mlockall, munlockall};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::ForkResult;
 use runtime_api::WindowSize;
@@ -164,6 +164,11 @@ pub(crate) fn keep_resident() {
     if let Err(error) = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE) {
         log::warn!("lock the memory of process {}: {error}", std::process::id());
     }
+}
+
+/// Undoes the locking: the limits and rights of a container may not allow for any more of it.
+pub(crate) fn unlock_memory() -> io::Result<()> {
+    Ok(munlockall()?)
 }
 
 /// The knowledge that this process has one thread and will make no other.

@@ -47,6 +47,7 @@ pub(super) fn prepare<'a>(
     streams: [OwnedFd; 3],
     filter: Option<&'a Filter>,
 ) -> Result<Ready<'a>> {
+    sys::unlock_memory().internal(|| "unlock the memory of the helper")?;
     setsid().internal(|| "begin a session")?;
     take_streams(process, streams).internal(|| "take over the streams")?;
     umask(Mode::from_bits_truncate(process.user.umask.unwrap_or(UMASK)));

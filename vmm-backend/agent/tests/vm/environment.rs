@@ -13,6 +13,7 @@ fn a_process_is_given_what_its_specification_says() {
         assert_eq!((root.code, root.text().as_str()), (0, SURVEYED), "{root:?}");
         user_and_capabilities(guest).await;
         read_only_root(guest).await;
+        large_environment(guest).await;
     });
 }
 
@@ -82,6 +83,18 @@ async fn read_only_root(guest: &Guest) {
     let outcome = guest.run_bundle("ro", &bundle).await;
     assert_eq!(outcome.text(), "shm");
     assert_eq!(outcome.stderr, b"touch: /x: Read-only file system\n");
+}
+
+/// What a helper has locked in memory must not count against a process that may lock none.
+async fn large_environment(guest: &Guest) {
+    let mut bundle = Bundle::running("large", &["sh", "-c", "ulimit -l; echo ${#V599}"]);
+    let process = &mut bundle.spec["process"];
+    process["capabilities"] = json!({"bounding": [], "effective": [], "permitted": []});
+    process["rlimits"] = json!([{"type": "RLIMIT_MEMLOCK", "soft": 0, "hard": 0}]);
+    let variables = process["env"].as_array_mut().unwrap();
+    variables.extend((0..600).map(|number| json!(format!("V{number}={}", "x".repeat(1500)))));
+    let outcome = guest.run_bundle("large", &bundle).await;
+    assert_eq!((outcome.code, outcome.text().as_str()), (0, "0\n1500"), "{outcome:?}");
 }
 
 impl Guest {
