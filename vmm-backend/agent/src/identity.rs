@@ -118,12 +118,18 @@ pub(crate) fn set_clock(nanoseconds: u64) -> Result<()> {
 pub(crate) fn mount_share() -> Result<()> {
     let flags = MsFlags::MS_NOATIME;
     match mount(Some(SHARE_TAG), SHARE_DIRECTORY, Some("9p"), flags, Some(SHARE_OPTIONS)) {
-        // The device serves one mount at a time, and it is used for this one only.
-        Ok(()) | Err(Errno::EBUSY) => Ok(()),
+        Ok(()) => Ok(()),
+        // The device serves one mount at a time: perhaps this very one, of an earlier try.
+        Err(Errno::EBUSY) if is_mounted(SHARE_DIRECTORY) => Ok(()),
         Err(error) => {
             Err(error).internal(|| format!("mount the 9p tag {SHARE_TAG:?} on {SHARE_DIRECTORY}"))
         }
     }
+}
+
+fn is_mounted(path: &str) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts.lines().any(|line| line.split(' ').nth(1) == Some(path))
 }
 
 #[cfg(test)]

@@ -31,13 +31,13 @@ mod spec;
 mod update;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use nix::sys::prctl;
-use nix::unistd::{ForkResult, dup2_stdin, getpid};
+use nix::unistd::{ForkResult, dup2_stdin, getpid, pipe};
 use runtime_api::{Error, ErrorKind, Json, Result, ResultExt, Stdio};
 
 use crate::cgroup::{self, Cgroup};
@@ -121,10 +121,18 @@ fn wait_and_serve(role: Role, channel: &Channel) -> Result<()> {
             let cgroup = cgroup::of_cradle(getpid());
             Cgroup::at(&cgroup).make()?;
             namespaces::prepare_cradle()?;
+            let (settled, settling) = pipe().internal(|| "make a pipe")?;
             if let ForkResult::Parent { child } = alone.fork().internal(|| "fork into a cradle")? {
+                drop(settling);
+                // Before that it is no spare: what happens to the guest's mounts must find it settled.
+                let told = File::from(settled).read_exact(&mut [0]);
+                told.internal(|| "wait for a cradle to settle")?;
                 return channel.send_reply(&Reply::Born { pid: child.as_raw() }, &[]);
             }
+            drop(settled);
             create::settle(&cgroup)?;
+            let told = File::from(settling).write_all(b"s");
+            told.internal(|| "tell that a cradle has settled")?;
             Place::Cradle(cgroup)
         }
     };
