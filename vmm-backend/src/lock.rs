@@ -25,7 +25,7 @@ pub(crate) enum Hold {
 /// `TimedOut` after `deadline`; those of opening it.
 pub(crate) async fn lock(path: &Path, hold: Hold, deadline: Duration) -> io::Result<File> {
     let file = File::open(path)?;
-    timeout(deadline, relock(&file, hold)).await??;
+    timeout(deadline, wait_for(&file, hold)).await??;
     Ok(file)
 }
 
@@ -38,7 +38,7 @@ pub(crate) async fn lock_file(path: &Path, hold: Hold, deadline: Duration) -> io
     let lock = async {
         loop {
             let file = open(path)?;
-            relock(&file, hold).await?;
+            wait_for(&file, hold).await?;
             if still_named(&file, path)? {
                 return Ok(file);
             }
@@ -56,11 +56,8 @@ pub(crate) fn try_lock_file(path: &Path) -> io::Result<Option<File>> {
     Ok((try_once(&file, Hold::Exclusive)? && still_named(&file, path)?).then_some(file))
 }
 
-/// Changes how a file is locked. In between, others may have had the lock.
-///
-/// # Errors
-/// Those of flock(2).
-pub(crate) async fn relock(file: &File, hold: Hold) -> io::Result<()> {
+/// Waits for the lock of an open file.
+async fn wait_for(file: &File, hold: Hold) -> io::Result<()> {
     while !try_once(file, hold)? {
         sleep(INTERVAL).await;
     }

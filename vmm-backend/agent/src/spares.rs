@@ -33,6 +33,9 @@ use crate::sys;
 /// How long nothing must have been launched before spares are started.
 const QUIET: Duration = Duration::from_secs(1);
 
+/// How long a cradle may take to be there; then it is killed with its cgroup.
+const BIRTH_DEADLINE: Duration = Duration::from_secs(30);
+
 const ROLES: [Role; 2] = [Role::Helper, Role::Cradle];
 
 /// A helper that waits for its request.
@@ -166,7 +169,12 @@ impl Spares {
         let mut cgroup = None;
         if role == Role::Cradle {
             cgroup = Some(OwnCgroup(Some(cgroup::of_cradle(group))));
-            match receive(&socket).await.internal(|| "wait for a cradle")? {
+            let born = tokio::time::timeout(BIRTH_DEADLINE, receive(&socket)).await;
+            let born = born.map_err(|_| {
+                let seconds = BIRTH_DEADLINE.as_secs();
+                Error::deadline_exceeded(format!("a cradle was not there after {seconds} s"))
+            })?;
+            match born.internal(|| "wait for a cradle")? {
                 Some((Reply::Born { pid: born }, _)) => {
                     pid = Pid::from_raw(born);
                     ended = expectation.claim(pid);
