@@ -114,8 +114,18 @@ pub(crate) fn set_clock(nanoseconds: u64) -> Result<()> {
     clock_settime(ClockId::CLOCK_REALTIME, time).internal(|| "set CLOCK_REALTIME")
 }
 
-/// Mounts the shared directory, unless it is mounted already.
+/// Mounts the shared directory, unless it is mounted already, and looks at it.
+///
+/// The look is the first access of this user, which makes the kernel introduce it to the server. Where
+/// several processes come first at once, Linux 6.1 sends the server the name "/" for one of them,
+/// which the server does not know (`v9fs_fid_lookup_with_uid` looks for the root twice, and another
+/// process may have found it in between): that one is told that its file does not exist.
 pub(crate) fn mount_share() -> Result<()> {
+    mount_tag()?;
+    fs::metadata(SHARE_DIRECTORY).internal(|| format!("look at {SHARE_DIRECTORY}")).map(drop)
+}
+
+fn mount_tag() -> Result<()> {
     let flags = MsFlags::MS_NOATIME;
     match mount(Some(SHARE_TAG), SHARE_DIRECTORY, Some("9p"), flags, Some(SHARE_OPTIONS)) {
         Ok(()) => Ok(()),
