@@ -4,28 +4,32 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use guest_api::{
-    Guest, MAX_CHUNK, PROTOCOL_VERSION, ReadOutputRequest, ReadOutputResponse, ResumeRequest,
-    ResumeResponse, Stream, WriteInputRequest, WriteInputResponse,
+    DialRequest, DialResponse, Guest, HangUpRequest, HangUpResponse, MAX_CHUNK, PROTOCOL_VERSION,
+    ReadOutputRequest, ReadOutputResponse, ReceiveRequest, ReceiveResponse, ResumeRequest,
+    ResumeResponse, SendRequest, SendResponse, Stream, WriteInputRequest, WriteInputResponse,
 };
 use runtime_api::{ContainerId, Error, ExecId, ProcessRef, Result, ResultExt};
 use runtime_task::status_of;
 use ttrpc::r#async::TtrpcContext;
 
 use crate::LinuxRuntime;
+use crate::connections::Connections;
 use crate::gate::Gate;
 use crate::identity::{self, Identity, Prepared};
-use crate::streams::{Chunk, Output};
+use crate::streams::{Chunk, Output, Wanted};
 
 /// Serves what the Task service has no words for.
 pub struct GuestService {
     runtime: Arc<LinuxRuntime>,
     gate: Arc<Gate>,
     prepared: Prepared,
+    connections: Connections,
 }
 
 impl GuestService {
     pub(crate) fn new(runtime: Arc<LinuxRuntime>, gate: Arc<Gate>) -> Result<Self> {
-        Ok(Self { runtime, gate, prepared: Prepared::prepare()? })
+        let connections = Connections::default();
+        Ok(Self { runtime, gate, prepared: Prepared::prepare()?, connections })
     }
 
     fn resume_as(&self, request: &ResumeRequest) -> Result<ResumeResponse> {
@@ -37,6 +41,7 @@ impl GuestService {
         }
         let identity = Identity::parse(&request.identity)?;
         let repeated = self.gate.is_open_to(&identity)?;
+        self.connections.clear();
         self.prepared.reseed(&request.entropy)?;
         identity::set_clock(request.realtime)?;
         if !repeated {
@@ -61,13 +66,11 @@ impl GuestService {
                 return Err(Error::invalid_argument(format!("stream {number} of {process}")));
             }
         };
-        let credit = usize::try_from(request.max).unwrap_or(MAX_CHUNK).min(MAX_CHUNK);
-        if credit == 0 {
-            let message = format!("read output of {process} without credit");
-            return Err(Error::invalid_argument(message));
-        }
+        let credit = credit(request.max, || format!("read output of {process}"))?;
+        let (offset, knows_drained) = (request.offset, request.knows_drained);
+        let wanted = Wanted { offset, credit, knows_drained };
         let mut response = ReadOutputResponse::new();
-        match self.runtime.find(&process)?.read_output(output, credit).await? {
+        match self.runtime.find(&process)?.read_output(output, wanted).await? {
             Chunk::Data(data) => response.data = data,
             Chunk::End => response.eof = true,
             Chunk::Drained => response.drained = true,
@@ -77,11 +80,7 @@ impl GuestService {
 
     async fn give_input(&self, request: WriteInputRequest) -> Result<WriteInputResponse> {
         let process = process_ref(request.id, request.exec_id)?;
-        if request.data.len() > MAX_CHUNK {
-            let length = request.data.len();
-            let message = format!("{length} bytes of input for {process} exceed {MAX_CHUNK}");
-            return Err(Error::invalid_argument(message));
-        }
+        check_length(&request.data, || format!("input for {process}"))?;
         let process = self.runtime.find(&process)?;
         // In a task of its own: a caller that leaves must not cut what it has sent in two.
         tokio::spawn(async move { process.write_input(&request.data).await })
@@ -89,6 +88,23 @@ impl GuestService {
             .internal(|| "write input")??;
         Ok(WriteInputResponse::new())
     }
+}
+
+/// How many bytes may be answered at once.
+fn credit(max: u32, what: impl FnOnce() -> String) -> Result<usize> {
+    match usize::try_from(max).unwrap_or(MAX_CHUNK).min(MAX_CHUNK) {
+        0 => Err(Error::invalid_argument(format!("{} without credit", what()))),
+        credit => Ok(credit),
+    }
+}
+
+fn check_length(data: &[u8], what: impl FnOnce() -> String) -> Result<()> {
+    let length = data.len();
+    if length > MAX_CHUNK {
+        let message = format!("{length} bytes of {} exceed {MAX_CHUNK}", what());
+        return Err(Error::invalid_argument(message));
+    }
+    Ok(())
 }
 
 fn process_ref(container: String, exec: String) -> Result<ProcessRef> {
@@ -127,5 +143,50 @@ impl Guest for GuestService {
         request: WriteInputRequest,
     ) -> ttrpc::Result<WriteInputResponse> {
         answer(self.give_input(request).await)
+    }
+
+    async fn dial(
+        &self,
+        _context: &TtrpcContext,
+        request: DialRequest,
+    ) -> ttrpc::Result<DialResponse> {
+        let dialled = self.connections.dial(request.port).await;
+        answer(dialled.map(|connection| DialResponse { connection, ..Default::default() }))
+    }
+
+    async fn receive(
+        &self,
+        _context: &TtrpcContext,
+        request: ReceiveRequest,
+    ) -> ttrpc::Result<ReceiveResponse> {
+        let receive = async {
+            let id = request.connection;
+            let credit = credit(request.max, || format!("receive from connection {id}"))?;
+            let data = self.connections.receive(id, credit).await?;
+            Ok(ReceiveResponse { data, ..Default::default() })
+        };
+        answer(receive.await)
+    }
+
+    async fn send(
+        &self,
+        _context: &TtrpcContext,
+        request: SendRequest,
+    ) -> ttrpc::Result<SendResponse> {
+        let send = async {
+            let id = request.connection;
+            check_length(&request.data, || format!("data for connection {id}"))?;
+            self.connections.send(id, &request.data).await
+        };
+        answer(send.await.map(|()| SendResponse::new()))
+    }
+
+    async fn hang_up(
+        &self,
+        _context: &TtrpcContext,
+        request: HangUpRequest,
+    ) -> ttrpc::Result<HangUpResponse> {
+        let hung_up = self.connections.hang_up(request.connection, request.sending_only).await;
+        answer(hung_up.map(|()| HangUpResponse::new()))
     }
 }

@@ -12,6 +12,8 @@ pub mod port;
 
 mod gate;
 
+mod connections;
+
 pub mod guest;
 
 pub mod serve;

@@ -20,7 +20,7 @@ use runtime_api::{
 use tokio::sync::watch;
 
 use crate::cgroup;
-use crate::streams::{Chunk, Output, Streams};
+use crate::streams::{Chunk, Output, Streams, Wanted};
 
 /// Where a process is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,11 +168,11 @@ impl Process {
     }
 
     /// Takes output, see [`Reader::read`](crate::streams::Reader::read).
-    pub(crate) async fn read_output(&self, output: Output, credit: usize) -> Result<Chunk> {
+    pub(crate) async fn read_output(&self, output: Output, wanted: Wanted) -> Result<Chunk> {
         match self.streams().await {
             Some(streams) => {
                 let ended = async { drop(self.wait().await) };
-                streams.output(output).read(credit, ended).await
+                streams.output(output).read(wanted, ended).await
             }
             None => Ok(Chunk::End),
         }
@@ -242,7 +242,8 @@ mod tests {
         let process = exec();
         process.forget();
         assert!(process.wait().await.is_err());
-        let output = process.read_output(Output::Stdout, 1).await.unwrap();
+        let wanted = Wanted { offset: 0, credit: 1, knows_drained: false };
+        let output = process.read_output(Output::Stdout, wanted).await.unwrap();
         assert_eq!(output, Chunk::End);
     }
 

@@ -1,12 +1,13 @@
 //! The agent's ends of the streams of a process.
 //!
 //! Output waits in the kernel's pipe until the host asks for it, so that the agent never holds more
-//! than the chunk it is about to answer with, and a process whose output nobody takes blocks itself
-//! and nobody else.
+//! than the one chunk that the host has not acknowledged, and a process whose output nobody takes
+//! blocks itself and nobody else.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -14,8 +15,12 @@ use nix::unistd::pipe2;
 use runtime_api::{Endpoint, Error, Result, ResultExt, Stdio, WindowSize};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use crate::sys;
+
+/// How long a reader may take to notice that its host has gone.
+const TAKEOVER_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Which output of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +35,19 @@ pub(crate) enum Chunk {
     Data(Vec<u8>),
     /// No writer is left and nothing is queued.
     End,
-    /// The process has exited and what it had written has been taken; told once.
+    /// The process has exited and what it had written has been taken.
     Drained,
+}
+
+/// What the host wants of an output.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    /// How much of the stream it has passed on: that is forgotten now.
+    pub(crate) offset: u64,
+    /// How many bytes it takes.
+    pub(crate) credit: usize,
+    /// Whether it has been told of [`Chunk::Drained`].
+    pub(crate) knows_drained: bool,
 }
 
 /// The three descriptors that a process is given: input, output, error output.
@@ -124,42 +140,73 @@ pub(crate) struct Reader(Mutex<ReaderState>);
 struct ReaderState {
     /// `None` at the end of the stream.
     fd: Option<AsyncFd<OwnedFd>>,
-    drained_told: bool,
+    /// Where in the stream `kept` begins.
+    position: u64,
+    /// What has been answered and not been acknowledged.
+    kept: Vec<u8>,
+}
+
+impl ReaderState {
+    /// Forgets what lies before `offset`.
+    fn acknowledge(&mut self, offset: u64) -> Result<()> {
+        let passed = offset.checked_sub(self.position).and_then(|passed| {
+            usize::try_from(passed).ok().filter(|passed| *passed <= self.kept.len())
+        });
+        let Some(passed) = passed else {
+            return Err(Error::invalid_argument(format!(
+                "offset {offset} is not in {}..={}",
+                self.position,
+                self.position + self.kept.len() as u64
+            )));
+        };
+        if passed == self.kept.len() {
+            self.kept = Vec::new();
+        } else {
+            self.kept.drain(..passed);
+        }
+        self.position = offset;
+        Ok(())
+    }
 }
 
 impl Reader {
     fn new(fd: Option<OwnedFd>) -> io::Result<Self> {
         let fd = fd.map(sys::watch).transpose()?;
-        Ok(Self(Mutex::new(ReaderState { fd, drained_told: false })))
+        Ok(Self(Mutex::new(ReaderState { fd, position: 0, kept: Vec::new() })))
     }
 
-    /// Waits until there is something to tell, with `credit` bytes of it at the most. `exited`
-    /// completes when the process has ended.
+    /// Waits until there is something to tell. `exited` completes when the process has ended.
     pub(crate) async fn read(
         &self,
-        credit: usize,
+        wanted: Wanted,
         exited: impl Future<Output = ()>,
     ) -> Result<Chunk> {
-        let Ok(mut state) = self.0.try_lock() else {
+        // The call of a host that has gone goes too, though perhaps not at once.
+        let Ok(mut state) = timeout(TAKEOVER_DEADLINE, self.0.lock()).await else {
             return Err(Error::failed_precondition("another call reads this stream already"));
         };
-        let told = state.drained_told;
+        let credit = wanted.credit;
+        state.acknowledge(wanted.offset)?;
+        if !state.kept.is_empty() {
+            let count = state.kept.len().min(credit);
+            return Ok(Chunk::Data(state.kept[..count].to_vec()));
+        }
         let Some(fd) = &state.fd else { return Ok(Chunk::End) };
         let taken = tokio::select! {
             // What there is comes before the news that there will be no more.
             biased;
             taken = wait_and_take(fd, credit) => taken,
-            () = exited, if !told => take(fd.get_ref(), credit),
+            () = exited, if !wanted.knows_drained => take(fd.get_ref(), credit),
         };
         match taken {
             Ok(data) if data.is_empty() => state.fd = None,
-            Ok(data) => return Ok(Chunk::Data(data)),
+            Ok(data) => {
+                state.kept.clone_from(&data);
+                return Ok(Chunk::Data(data));
+            }
             // The last slave of a terminal is closed.
             Err(Errno::EIO) => state.fd = None,
-            Err(Errno::EAGAIN) => {
-                state.drained_told = true;
-                return Ok(Chunk::Drained);
-            }
+            Err(Errno::EAGAIN) => return Ok(Chunk::Drained),
             Err(error) => return Err(error).internal(|| "read the output of a process"),
         }
         Ok(Chunk::End)
@@ -255,28 +302,49 @@ mod tests {
         Stdio { stdin: channel.clone(), stdout: channel.clone(), stderr: channel, terminal: false }
     }
 
+    fn from(offset: u64, credit: usize) -> Wanted {
+        Wanted { offset, credit, knows_drained: false }
+    }
+
     #[tokio::test]
     async fn output_is_told_in_order_data_then_drained_then_the_end() {
         let (streams, [_, stdout, _]) = Streams::pipes(&channels()).unwrap();
         let reader = streams.output(Output::Stdout);
         nix::unistd::write(&stdout, b"hello").unwrap();
-        assert_eq!(reader.read(3, pending()).await.unwrap(), Chunk::Data(b"hel".into()));
-        assert_eq!(reader.read(9, ready(())).await.unwrap(), Chunk::Data(b"lo".into()));
-        assert_eq!(reader.read(9, ready(())).await.unwrap(), Chunk::Drained);
+        assert_eq!(reader.read(from(0, 3), pending()).await.unwrap(), Chunk::Data(b"hel".into()));
+        assert_eq!(reader.read(from(3, 9), ready(())).await.unwrap(), Chunk::Data(b"lo".into()));
+        assert_eq!(reader.read(from(5, 9), ready(())).await.unwrap(), Chunk::Drained);
         // Somebody who inherited the stream still writes.
         nix::unistd::write(&stdout, b"late").unwrap();
-        assert_eq!(reader.read(9, ready(())).await.unwrap(), Chunk::Data(b"late".into()));
+        assert_eq!(reader.read(from(5, 9), ready(())).await.unwrap(), Chunk::Data(b"late".into()));
         drop(stdout);
-        assert_eq!(reader.read(9, ready(())).await.unwrap(), Chunk::End);
-        assert_eq!(reader.read(9, pending()).await.unwrap(), Chunk::End);
+        assert_eq!(reader.read(from(9, 9), ready(())).await.unwrap(), Chunk::End);
+        assert_eq!(reader.read(from(9, 9), pending()).await.unwrap(), Chunk::End);
     }
 
     #[tokio::test]
+    async fn what_was_not_acknowledged_is_told_again() {
+        let (streams, [_, stdout, _]) = Streams::pipes(&channels()).unwrap();
+        let reader = streams.output(Output::Stdout);
+        nix::unistd::write(&stdout, b"hello").unwrap();
+        drop(stdout);
+        for (offset, text) in [(0, "hello"), (0, "hello"), (2, "llo"), (4, "o")] {
+            let chunk = reader.read(from(offset, 9), pending()).await.unwrap();
+            assert_eq!(chunk, Chunk::Data(text.into()));
+        }
+        for bad in [3, 6] {
+            let error = reader.read(from(bad, 9), pending()).await.unwrap_err();
+            assert_eq!(error.kind(), runtime_api::ErrorKind::InvalidArgument);
+        }
+        assert_eq!(reader.read(from(5, 9), pending()).await.unwrap(), Chunk::End);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_second_reader_of_a_stream_is_refused() {
         let (streams, _given) = Streams::pipes(&channels()).unwrap();
         let reader = streams.output(Output::Stderr);
-        let first = reader.read(1, pending());
-        let second = async { reader.read(1, pending()).await.unwrap_err() };
+        let first = reader.read(from(0, 1), pending());
+        let second = async { reader.read(from(0, 1), pending()).await.unwrap_err() };
         tokio::select! {
             biased;
             _ = first => panic!("nothing was written"),

@@ -194,8 +194,13 @@ impl Guest {
     }
 
     pub(crate) async fn collect(&self, process: &ProcessRef) -> Result<Outcome> {
+        self.collect_from(process, 0).await
+    }
+
+    /// As [`collect`](Self::collect), when the first bytes of the output have been taken.
+    pub(crate) async fn collect_from(&self, process: &ProcessRef, taken: usize) -> Result<Outcome> {
         let (stdout, stderr, exit) = tokio::join!(
-            self.read_all(process, Stream::STREAM_STDOUT),
+            self.read_from(process, Stream::STREAM_STDOUT, taken),
             self.read_all(process, Stream::STREAM_STDERR),
             self.tasks.wait(process)
         );
@@ -224,9 +229,13 @@ impl Guest {
 
     /// Takes output until the process has exited and all it wrote has been taken.
     pub(crate) async fn read_all(&self, process: &ProcessRef, stream: Stream) -> Vec<u8> {
+        self.read_from(process, stream, 0).await
+    }
+
+    async fn read_from(&self, process: &ProcessRef, stream: Stream, taken: usize) -> Vec<u8> {
         let mut all = Vec::new();
         loop {
-            let answer = self.read(process, stream).await.unwrap();
+            let answer = self.read(process, stream, taken + all.len()).await.unwrap();
             all.extend_from_slice(&answer.data);
             if answer.eof || answer.drained {
                 return all;
@@ -238,12 +247,20 @@ impl Guest {
         &self,
         process: &ProcessRef,
         stream: Stream,
+        offset: usize,
     ) -> ttrpc::Result<guest_api::ReadOutputResponse> {
-        let mut request = ReadOutputRequest::new();
-        request.id = process.container.to_string();
-        request.exec_id = process.exec.as_ref().map(ToString::to_string).unwrap_or_default();
-        request.stream = stream.into();
-        request.max = 1 << 20;
+        self.service.read_output(context(), &read_request(process, stream, offset)).await
+    }
+
+    /// Takes output that comes after the process has ended.
+    pub(crate) async fn read_late(
+        &self,
+        process: &ProcessRef,
+        stream: Stream,
+        offset: usize,
+    ) -> ttrpc::Result<guest_api::ReadOutputResponse> {
+        let mut request = read_request(process, stream, offset);
+        request.knows_drained = true;
         self.service.read_output(context(), &request).await
     }
 
@@ -266,6 +283,16 @@ impl Guest {
         self.tasks.wait(&process).await.unwrap();
         self.tasks.delete(&process).await.unwrap();
     }
+}
+
+fn read_request(process: &ProcessRef, stream: Stream, offset: usize) -> ReadOutputRequest {
+    let mut request = ReadOutputRequest::new();
+    request.id = process.container.to_string();
+    request.exec_id = process.exec.as_ref().map(ToString::to_string).unwrap_or_default();
+    request.stream = stream.into();
+    request.max = 1 << 20;
+    request.offset = offset as u64;
+    request
 }
 
 fn clients(client: Client) -> (TaskClient<TtrpcTransport>, GuestClient) {

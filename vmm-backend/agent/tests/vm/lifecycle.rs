@@ -98,7 +98,7 @@ async fn signals(guest: &Guest) {
     guest.create("trap", &["sh", "-c", script]).await.unwrap();
     let trap = init("trap");
     guest.tasks.start(&trap).await.unwrap();
-    guest.read(&trap, guest_api::Stream::STREAM_STDOUT).await.unwrap();
+    guest.read(&trap, guest_api::Stream::STREAM_STDOUT, 0).await.unwrap();
     let usr1 = Signal::parse(10).unwrap();
     guest.tasks.kill(&trap, usr1, KillScope::Process).await.unwrap();
     assert_eq!(guest.tasks.wait(&trap).await.unwrap().code, 12);

@@ -80,13 +80,13 @@ async fn terminal_exec(guest: &Guest) {
     guest.tasks.start(&process).await.unwrap();
     let mut text = String::new();
     while !text.ends_with("100\r\n") {
-        let answer = guest.read(&process, STREAM_STDOUT).await.unwrap();
+        let answer = guest.read(&process, STREAM_STDOUT, text.len()).await.unwrap();
         text.push_str(&String::from_utf8_lossy(&answer.data));
     }
     assert_eq!(text.replace('\r', ""), "/dev/pts/0\n30 100\n");
     // The interrupt character: a terminal that controls the session.
     guest.write(&process, &[3]).await.unwrap();
-    assert_eq!(guest.collect(&process).await.unwrap().code, 130);
+    assert_eq!(guest.collect_from(&process, text.len()).await.unwrap().code, 130);
     guest.dispose("host").await;
 }
 
@@ -113,9 +113,9 @@ async fn inherited_output(guest: &Guest) {
     guest.tasks.start(&process).await.unwrap();
     assert_eq!(guest.tasks.wait(&process).await.unwrap().code, 3);
     assert_eq!(guest.read_all(&process, STREAM_STDOUT).await, b"early\n");
-    let late = guest.read(&process, STREAM_STDOUT).await.unwrap();
+    let late = guest.read_late(&process, STREAM_STDOUT, 6).await.unwrap();
     assert_eq!(late.data, b"late\n");
-    assert!(guest.read(&process, STREAM_STDOUT).await.unwrap().eof);
+    assert!(guest.read_late(&process, STREAM_STDOUT, 11).await.unwrap().eof);
     assert!(guest.read_all(&process, STREAM_STDERR).await.is_empty());
     guest.dispose("host").await;
 }
