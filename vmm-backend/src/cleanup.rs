@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use runtime_api::{ContainerId, Result, SandboxId};
+use runtime_api::{ContainerId, Result, ResultExt, SandboxId};
 
 use crate::layout::SandboxDirectory;
+use crate::process_identity::ProcessIdentity;
 use crate::record::Record;
 
 /// What to clean up.
@@ -26,8 +27,8 @@ pub struct Leftover {
 /// What stays behind, by name.
 pub fn cleanup(state_dir: &Path, leftover: &Leftover) -> Result<()> {
     let directory = SandboxDirectory::of(state_dir, &leftover.sandbox);
-    let owner = Record::read(&directory)?.and_then(|record| record.owner);
-    let owner_lives = owner.is_some_and(|owner| owner.alive());
+    let owner = Record::read(&directory.record())?.and_then(|record| record.owner);
+    let owner_lives = owner.is_some_and(ProcessIdentity::is_alive);
     if owner_lives && has_others(&directory, &leftover.container) {
         return directory.container(&leftover.container).remove();
     }
@@ -35,6 +36,52 @@ pub fn cleanup(state_dir: &Path, leftover: &Leftover) -> Result<()> {
         owner.kill()?;
     }
     directory.remove()
+}
+
+/// Removes the sandboxes in `state_dir` that nobody can attach to: their machine has gone, or never
+/// came to be ready. What cannot be removed is logged, and stays for the next time.
+pub(crate) fn sweep(state_dir: &Path) -> Result<()> {
+    let reading = || format!("read {}", state_dir.display());
+    for entry in fs::read_dir(state_dir).internal(reading)? {
+        let name = entry.internal(reading)?.file_name();
+        let Ok(sandbox) = SandboxId::parse(name.to_string_lossy()) else { continue };
+        let directory = SandboxDirectory::of(state_dir, &sandbox);
+        let machine = Record::read(&directory.record()).map(|record| record?.machine);
+        let removed = match machine {
+            Ok(Some(machine)) if machine.vmm.is_alive() => continue,
+            Ok(_) => remove_dead(&directory),
+            Err(error) => Err(error),
+        };
+        match removed {
+            Ok(()) => log::info!("sandbox {sandbox} of an earlier run had died: it is removed"),
+            Err(error) => log::error!("remove sandbox {sandbox}: {}", error.chain()),
+        }
+    }
+    Ok(())
+}
+
+/// Removes a sandbox without a machine, and the VMM of one that was killed while it started it.
+pub(crate) fn remove_dead(directory: &SandboxDirectory) -> Result<()> {
+    for vmm in vmms_of(directory.path()) {
+        vmm.kill()?;
+    }
+    directory.remove()
+}
+
+/// The processes whose arguments name a socket in `directory`.
+fn vmms_of(directory: &Path) -> Vec<ProcessIdentity> {
+    let socket = format!("path={}/", directory.display());
+    let names_it = |pid: &u32| {
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&arguments).contains(&socket)
+    };
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    processes
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(names_it)
+        .filter_map(ProcessIdentity::of)
+        .collect()
 }
 
 fn has_others(directory: &SandboxDirectory, container: &ContainerId) -> bool {

@@ -83,7 +83,11 @@ impl Config {
         }
     }
 
-    fn read(path: &Path) -> Result<Self> {
+    /// Reads this file.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).kind(ErrorKind::InvalidArgument, || {
             format!("read configuration {}", path.display())
         })?;

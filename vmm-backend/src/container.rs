@@ -20,6 +20,7 @@ use crate::mount;
 use crate::phase::Phase;
 use crate::phases::Phases;
 use crate::process::Process;
+use crate::record::ProcessRecord;
 use crate::sandbox::Sandbox;
 use crate::streams::OpenStreams;
 
@@ -98,6 +99,41 @@ impl Container {
         }
     }
 
+    /// Comes back to a container that an earlier run has created, and to its execs.
+    pub(crate) async fn take_over(
+        record: ProcessRecord,
+        key: Key,
+        sandbox: Arc<Sandbox>,
+        events: Arc<EventQueue>,
+    ) -> Result<Arc<Self>> {
+        let ProcessRecord { process, bundle, stdio } = record;
+        let machine = sandbox.machine().await?;
+        let container = Arc::new(Self {
+            id: process.container.clone(),
+            key,
+            bundle,
+            directory: sandbox.directory.container(&process.container),
+            sandbox,
+            init: Arc::new(Process::new(process, stdio)),
+            rootfs: Vec::new(),
+            execs: Mutex::default(),
+            events,
+            cancelled: watch::Sender::new(false),
+        });
+        Arc::clone(&container.init).take_over(&container, machine).await?;
+        Ok(container)
+    }
+
+    /// Comes back to an exec.
+    pub(crate) async fn take_over_exec(self: &Arc<Self>, record: ProcessRecord) -> Result<()> {
+        let Some(id) = record.process.exec.clone() else { return Ok(()) };
+        let machine = self.sandbox.machine().await?;
+        let process = Arc::new(Process::new(record.process, record.stdio));
+        Arc::clone(&process).take_over(self, machine).await?;
+        self.execs().insert(id, process);
+        Ok(())
+    }
+
     async fn create_in_guest(&self, bundle: &Bundle) -> Result<Arc<Machine>> {
         let mut phases = Phases::begin();
         // The machine starts meanwhile.
@@ -105,6 +141,9 @@ impl Container {
         let translation = bundle.translate(&self.id, &guest_bundle)?;
         let streams = OpenStreams::open(&self.init.stdio)?;
         self.prepare(&translation)?;
+        let (process, stdio) = (self.init.reference.clone(), self.init.stdio.clone());
+        let record = ProcessRecord { process, bundle: self.bundle.clone(), stdio };
+        self.sandbox.remember(&record)?;
         phases.end("prepare");
         let machine = self.sandbox.machine().await?;
         // Told of by the sandbox.
@@ -117,8 +156,10 @@ impl Container {
             stdio: streams.guest_stdio(self.init.stdio.terminal),
             options: RuntimeOptions::default(),
         };
+        let process = &self.init.reference;
+        let journal = self.sandbox.keep(&machine, process, &streams).await?;
         machine.guest().tasks().create_container(request).await?;
-        self.init.put_streams(streams.run(machine.guest(), &self.init.reference));
+        self.init.put_streams(streams.run(machine.guest(), process, journal));
         phases.end("create");
         log::info!("phases of container {}: {phases}", self.id);
         Ok(machine)
@@ -158,6 +199,7 @@ impl Container {
         if let Some(machine) = self.sandbox.ready_machine() {
             self.forget_in_guest(&machine).await;
         }
+        self.sandbox.forget(&self.init.reference).await;
         if let Err(error) = self.directory.remove() {
             log::error!("container {}: {}", self.id, error.chain());
         }
@@ -188,9 +230,12 @@ impl Container {
             return Err(error);
         }
         let pid = self.pid();
-        for exec in self.execs().drain().map(|(_, exec)| exec) {
+        let execs: Vec<_> = self.execs().drain().map(|(_, exec)| exec).collect();
+        for exec in execs {
+            self.sandbox.forget(&exec.reference).await;
             exec.life.set(Phase::Gone(exec.life.phase().exit()));
         }
+        self.sandbox.forget(&self.init.reference).await;
         self.init.life.set(Phase::Gone(Some(exit)));
         self.announce(EventKind::Delete { pid, exit });
         Ok(exit)
@@ -255,6 +300,7 @@ impl Container {
                 Ok(())
             }
             Err(error) => {
+                self.sandbox.forget(&process.reference).await;
                 self.drop_exec(&process);
                 process.life.set(Phase::Gone(None));
                 Err(error)
@@ -276,9 +322,13 @@ impl Container {
     async fn exec_in_guest(&self, process: &Process, mut request: Exec) -> Result<Arc<Machine>> {
         let streams = OpenStreams::open(&request.stdio)?;
         let machine = self.sandbox.machine().await?;
+        let (reference, bundle) = (process.reference.clone(), self.bundle.clone());
+        let record = ProcessRecord { process: reference, bundle, stdio: process.stdio.clone() };
+        self.sandbox.remember(&record)?;
+        let journal = self.sandbox.keep(&machine, &process.reference, &streams).await?;
         request.stdio = streams.guest_stdio(request.stdio.terminal);
         machine.guest().tasks().exec(request).await?;
-        process.put_streams(streams.run(machine.guest(), &process.reference));
+        process.put_streams(streams.run(machine.guest(), &process.reference, journal));
         Ok(machine)
     }
 
@@ -293,6 +343,7 @@ impl Container {
         {
             log::debug!("{} in the guest: {}", process.reference, error.chain());
         }
+        self.sandbox.forget(&process.reference).await;
         self.drop_exec(process);
         process.life.set(Phase::Gone(Some(exit)));
         Ok(exit)

@@ -4,6 +4,7 @@
 //! <state directory>/<sandbox>/            mode 0700, the state of one VM
 //!     record.json                         who runs it; for clean-up after a crash
 //!     *.sock                              the VMM's own
+//!     processes/<container>[@<exec>].*    how to come back to each process, where machines live on
 //!     share/                              what the guest sees, and nothing else
 //!         <container>/config.json         the translated OCI spec
 //!         <container>/rootfs/             its root filesystem, mounted here
@@ -14,7 +15,7 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use runtime_api::{ContainerId, Error, Result, ResultExt, SandboxId};
+use runtime_api::{ContainerId, Error, ProcessRef, Result, ResultExt, SandboxId};
 
 use crate::mount;
 
@@ -43,7 +44,8 @@ impl SandboxDirectory {
                 );
             }
         }
-        make_directory(&self.share())
+        make_directory(&self.share())?;
+        make_directory(&self.processes())
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -58,6 +60,22 @@ impl SandboxDirectory {
         self.0.join("record.json")
     }
 
+    /// The files by which a process is found again.
+    pub(crate) fn process(&self, process: &ProcessRef) -> ProcessFiles {
+        let ProcessRef { container, exec, .. } = process;
+        let name = match exec {
+            None => container.to_string(),
+            // An id has no @ in it.
+            Some(exec) => format!("{container}@{exec}"),
+        };
+        ProcessFiles { directory: self.processes(), name }
+    }
+
+    /// Where those files are.
+    pub(crate) fn processes(&self) -> PathBuf {
+        self.0.join("processes")
+    }
+
     pub(crate) fn container(&self, container: &ContainerId) -> ContainerDirectory {
         ContainerDirectory(self.share().join(container))
     }
@@ -68,6 +86,40 @@ impl SandboxDirectory {
     /// `Internal` when something stays; nothing is removed below a mount that stays.
     pub(crate) fn remove(&self) -> Result<()> {
         remove_tree(&self.0)
+    }
+}
+
+/// The files of one process outside of the share.
+#[derive(Clone, Debug)]
+pub(crate) struct ProcessFiles {
+    directory: PathBuf,
+    name: String,
+}
+
+impl ProcessFiles {
+    /// A name that no other process of the sandbox has.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn record(&self) -> PathBuf {
+        self.directory.join(format!("{}.json", self.name))
+    }
+
+    pub(crate) fn progress(&self) -> PathBuf {
+        self.directory.join(format!("{}.progress", self.name))
+    }
+
+    /// Removes them. Idempotent.
+    pub(crate) fn remove(&self) {
+        for path in [self.record(), self.progress()] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    log::warn!("remove {}: {error}", path.display());
+                }
+                _ => {}
+            }
+        }
     }
 }
 

@@ -36,6 +36,18 @@ mod mount;
 
 mod record;
 
+mod process_identity;
+
+mod attach;
+
+mod durable;
+
+mod journal;
+
+mod token;
+
+mod dial;
+
 mod events;
 
 mod phases;

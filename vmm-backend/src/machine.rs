@@ -1,5 +1,6 @@
 //! The virtual machine of a sandbox together with its agent.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,14 +10,17 @@ use crate::config::Config;
 use crate::guest::{Guest, GuestIdentity};
 use crate::layout::{self, SandboxDirectory};
 use crate::phases::Phases;
+use crate::record::MachineRecord;
 use crate::template::Templates;
 use crate::vmm::qemu::{Probe, Qemu};
-use crate::vmm::{GuestImage, Lifetime, NetworkNamespace, Vm, VmExit, VmSpec, Vmm, VmmError};
+use crate::vmm::{
+    GuestImage, LeftMachine, Lifetime, NetworkNamespace, ProcessIdentity, Vm, VmExit, VmSpec, Vmm,
+    VmmError,
+};
 
 /// What a sandbox's machine is made from.
 pub(crate) struct MachineSpec<'a> {
-    pub(crate) sandbox: &'a SandboxId,
-    pub(crate) hostname: &'a str,
+    pub(crate) identity: &'a GuestIdentity,
     pub(crate) directory: &'a SandboxDirectory,
     pub(crate) config: &'a Config,
     pub(crate) lifetime: Lifetime,
@@ -29,6 +33,8 @@ pub(crate) struct MachineSpec<'a> {
 pub(crate) struct Machine {
     sandbox: SandboxId,
     vm: Box<dyn Vm>,
+    /// Kept also after its end, to tell it from others.
+    vmm: Option<ProcessIdentity>,
     guest: Arc<Guest>,
     phases: Phases,
 }
@@ -64,7 +70,7 @@ impl Machine {
     ) -> Result<Option<Self>> {
         let boots = |error: &Error| {
             let reason = error.chain();
-            log::warn!("sandbox {} boots instead of being cloned: {reason}", spec.sandbox);
+            log::warn!("sandbox {} boots instead of being cloned: {reason}", spec.identity.sandbox);
         };
         let templates = Templates::in_directory(spec.config.template_dir.clone());
         let template = match templates.obtain(qemu, vm_spec).await {
@@ -97,18 +103,52 @@ impl Machine {
 
     /// Gives the guest its identity.
     async fn resume(spec: &MachineSpec<'_>, vm: Box<dyn Vm>, mut phases: Phases) -> Result<Self> {
-        let identity = GuestIdentity { sandbox: spec.sandbox, hostname: spec.hostname };
-        match Guest::resume(vm.as_ref(), identity, spec.config.request_deadline()).await {
+        match Guest::resume(vm.as_ref(), spec.identity, spec.config.request_deadline()).await {
             Ok(guest) => {
                 phases.end("resume");
-                let (sandbox, guest) = (spec.sandbox.clone(), Arc::new(guest));
-                Ok(Self { sandbox, vm, guest, phases })
+                let sandbox = spec.identity.sandbox.clone();
+                let guest = Arc::new(guest);
+                let vmm = ProcessIdentity::of(vm.pid());
+                Ok(Self { sandbox, vm, vmm, guest, phases })
             }
             Err(error) => {
                 vm.kill().await?;
                 Err(error)
             }
         }
+    }
+
+    /// Takes over the machine that an earlier run has left in `directory`; `None` when it has gone.
+    pub(crate) async fn attach(
+        sandbox: &SandboxId,
+        directory: &SandboxDirectory,
+        record: &MachineRecord,
+        config: &Config,
+    ) -> Result<Option<Self>> {
+        let mut phases = Phases::begin();
+        let qemu = Qemu::find(config.qemu.as_deref())?;
+        let left = LeftMachine { directory: directory.path().to_owned(), vmm: record.vmm };
+        let Some(vm) = qemu.attach(&left).await? else { return Ok(None) };
+        phases.end("attach");
+        let identity = GuestIdentity {
+            sandbox: sandbox.clone(),
+            hostname: record.hostname.clone(),
+            machine_id: record.machine_id,
+        };
+        let guest = Guest::come_back(vm.as_ref(), &identity, record.deadline).await?;
+        phases.end("resume");
+        let (sandbox, vmm) = (identity.sandbox, Some(record.vmm));
+        Ok(Some(Self { sandbox, vm, vmm, guest: Arc::new(guest), phases }))
+    }
+
+    /// Keeps a file open for as long as it lives.
+    pub(crate) async fn hold(&self, name: &str, file: File) -> Result<()> {
+        Ok(self.vm.hold(name, file).await?)
+    }
+
+    /// Closes such a file.
+    pub(crate) async fn let_go(&self, name: &str) -> Result<()> {
+        Ok(self.vm.let_go(name).await?)
     }
 
     /// Where the time of its start went.
@@ -119,6 +159,11 @@ impl Machine {
     /// The number that daemons are told: the VMM's process, which lives as long as the machine.
     pub(crate) fn pid(&self) -> Pid {
         Pid(self.vm.pid())
+    }
+
+    /// The VMM; `None` when it ended at once.
+    pub(crate) fn vmm(&self) -> Option<ProcessIdentity> {
+        self.vmm
     }
 
     pub(crate) fn guest(&self) -> &Arc<Guest> {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use runtime_api::{
-    ErrorKind, EventKind, ExitStatus, KillScope, Pid, ProcessRef, Result, Signal, Stdio,
+    ErrorKind, EventKind, ExitStatus, KillScope, Pid, ProcessRef, Result, Signal, Status, Stdio,
 };
 use tokio::time::timeout;
 
@@ -12,7 +12,7 @@ use crate::container::Container;
 use crate::machine::Machine;
 use crate::phase::{Life, Phase};
 use crate::phases::Phases;
-use crate::streams::Streams;
+use crate::streams::{OpenStreams, Streams};
 
 /// The exit code of a process that a signal 9, or the death of its VM, has ended.
 const KILLED: u32 = 137;
@@ -71,6 +71,29 @@ impl Process {
                 Err(error)
             }
         }
+    }
+
+    /// Comes back to a process that an earlier run has created: its state is what the guest says, and
+    /// its exit, if there was one meanwhile, is announced like any other.
+    ///
+    /// # Errors
+    /// `NotFound` when the guest does not know it.
+    pub(crate) async fn take_over(
+        self: Arc<Self>,
+        container: &Arc<Container>,
+        machine: Arc<Machine>,
+    ) -> Result<()> {
+        let state = machine.guest().tasks().state(&self.reference).await?;
+        let streams = OpenStreams::reopen(&self.stdio);
+        let journal = container.sandbox.keep(&machine, &self.reference, &streams).await?;
+        self.put_streams(streams.run(machine.guest(), &self.reference, journal));
+        self.life.set(match state.status {
+            Status::Created => Phase::Created,
+            Status::Paused => Phase::Paused,
+            Status::Running | Status::Stopped => Phase::Running,
+        });
+        tokio::spawn(self.watch(Arc::clone(container), machine));
+        Ok(())
     }
 
     /// Sends a signal.

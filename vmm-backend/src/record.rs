@@ -1,137 +1,265 @@
-//! What a sandbox leaves on disk for whoever cleans up after a crash.
+//! What a sandbox leaves on disk: for whoever cleans up after a crash, and for the next run of a
+//! daemon whose machines live on.
 
 use std::fs;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use runtime_api::{Error, ErrorKind, Result, ResultExt};
+use runtime_api::{
+    ContainerId, Endpoint, Error, ErrorKind, ExecId, ProcessRef, Result, ResultExt, Stdio,
+};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::layout::SandboxDirectory;
+use crate::process_identity::ProcessIdentity;
 
-/// The version of the file; another one is not read.
-const VERSION: u32 = 1;
-/// How long a killed process may take to go.
-const KILL_DEADLINE: Duration = Duration::from_secs(3);
+/// The version of all records; another one is not read.
+const VERSION: u32 = 2;
 
-/// The contents of `record.json`.
+/// A sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     /// The process that owns the machine, when the machine dies with it.
-    pub(crate) owner: Option<Identity>,
+    pub(crate) owner: Option<ProcessIdentity>,
+    /// The machine, once it is ready, when it lives on.
+    pub(crate) machine: Option<MachineRecord>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Form {
-    version: u32,
-    owner: Option<Identity>,
+/// A machine that can be attached to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MachineRecord {
+    pub(crate) vmm: ProcessIdentity,
+    pub(crate) hostname: String,
+    pub(crate) machine_id: [u8; 16],
+    /// Whether the sandbox lives only as long as it has containers.
+    pub(crate) implicit: bool,
+    pub(crate) created_at: SystemTime,
+    /// How long the guest may take for a request.
+    pub(crate) deadline: Duration,
+}
+
+/// A process of a container that can be attached to, from before its creation in the guest until it
+/// is deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ProcessRecord {
+    pub(crate) process: ProcessRef,
+    pub(crate) bundle: PathBuf,
+    pub(crate) stdio: Stdio,
 }
 
 impl Record {
-    pub(crate) fn write(&self, directory: &SandboxDirectory) -> Result<()> {
-        let form = Form { version: VERSION, owner: self.owner };
-        let text = serde_json::to_vec(&form).internal(|| "encode a record")?;
-        let path = directory.record();
-        fs::write(&path, text).internal(|| format!("write {}", path.display()))
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        write(path, &SandboxForm::from(self))
     }
 
     /// Reads the record; `None` when the sandbox was never begun.
-    pub(crate) fn read(directory: &SandboxDirectory) -> Result<Option<Self>> {
-        let path = directory.record();
-        let text = match fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            text => text.internal(|| format!("read {}", path.display()))?,
-        };
-        let form: Form = serde_json::from_slice(&text)
-            .kind(ErrorKind::Internal, || format!("{} is no record", path.display()))?;
-        if form.version != VERSION {
-            let message = format!("{} has the version {}", path.display(), form.version);
-            return Err(Error::internal(message));
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>> {
+        Ok(read::<SandboxForm>(path)?.map(Self::from))
+    }
+}
+
+impl ProcessRecord {
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        write(path, &ProcessForm::from(self))
+    }
+
+    /// Reads the record; `None` when there is none.
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>> {
+        read::<ProcessForm>(path)?.map(Self::try_from).transpose()
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct SandboxForm {
+    version: u32,
+    owner: Option<ProcessIdentity>,
+    machine: Option<MachineForm>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct MachineForm {
+    vmm: ProcessIdentity,
+    hostname: String,
+    machine_id: [u8; 16],
+    implicit: bool,
+    /// Milliseconds since 1970.
+    created_at: u64,
+    /// Milliseconds.
+    deadline: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ProcessForm {
+    version: u32,
+    container: String,
+    exec: Option<String>,
+    bundle: PathBuf,
+    stdin: String,
+    stdout: String,
+    stderr: String,
+    terminal: bool,
+}
+
+trait Form: Serialize + DeserializeOwned {
+    fn version(&self) -> u32;
+}
+
+impl Form for SandboxForm {
+    fn version(&self) -> u32 {
+        self.version
+    }
+}
+
+impl Form for ProcessForm {
+    fn version(&self) -> u32 {
+        self.version
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl From<&Record> for SandboxForm {
+    fn from(record: &Record) -> Self {
+        let machine = record.machine.as_ref().map(|machine| MachineForm {
+            vmm: machine.vmm,
+            hostname: machine.hostname.clone(),
+            machine_id: machine.machine_id,
+            implicit: machine.implicit,
+            created_at: milliseconds(
+                machine.created_at.duration_since(UNIX_EPOCH).unwrap_or_default(),
+            ),
+            deadline: milliseconds(machine.deadline),
+        });
+        Self { version: VERSION, owner: record.owner, machine }
+    }
+}
+
+impl From<SandboxForm> for Record {
+    fn from(form: SandboxForm) -> Self {
+        let machine = form.machine.map(|machine| MachineRecord {
+            vmm: machine.vmm,
+            hostname: machine.hostname,
+            machine_id: machine.machine_id,
+            implicit: machine.implicit,
+            created_at: UNIX_EPOCH + Duration::from_millis(machine.created_at),
+            deadline: Duration::from_millis(machine.deadline),
+        });
+        Self { owner: form.owner, machine }
+    }
+}
+
+impl From<&ProcessRecord> for ProcessForm {
+    fn from(record: &ProcessRecord) -> Self {
+        Self {
+            version: VERSION,
+            container: record.process.container.to_string(),
+            exec: record.process.exec.as_ref().map(ToString::to_string),
+            bundle: record.bundle.clone(),
+            stdin: record.stdio.stdin.to_string(),
+            stdout: record.stdio.stdout.to_string(),
+            stderr: record.stdio.stderr.to_string(),
+            terminal: record.stdio.terminal,
         }
-        Ok(Some(Self { owner: form.owner }))
     }
 }
 
-/// A process of the host, told apart from a later one with the same number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Identity {
-    pid: u32,
-    /// Clock ticks after boot (proc(5), stat field 22).
-    start_time: u64,
+impl TryFrom<ProcessForm> for ProcessRecord {
+    type Error = Error;
+
+    fn try_from(form: ProcessForm) -> Result<Self> {
+        Ok(Self {
+            process: ProcessRef {
+                container: ContainerId::parse(form.container)?,
+                exec: form.exec.map(ExecId::parse).transpose()?,
+                key: None,
+            },
+            bundle: form.bundle,
+            stdio: Stdio {
+                stdin: Endpoint::parse(&form.stdin)?,
+                stdout: Endpoint::parse(&form.stdout)?,
+                stderr: Endpoint::parse(&form.stderr)?,
+                terminal: form.terminal,
+            },
+        })
+    }
 }
 
-impl Identity {
-    pub(crate) fn of_self() -> Result<Self> {
-        let pid = std::process::id();
-        let start_time = start_time(pid)
-            .ok_or_else(|| Error::internal("read the start time in /proc/self/stat"))?;
-        Ok(Self { pid, start_time })
-    }
+/// Writes a record that is there whole or not at all, also when this process is killed meanwhile.
+fn write(path: &Path, form: &impl Form) -> Result<()> {
+    let writing = || format!("write {}", path.display());
+    let text = serde_json::to_vec(form).internal(writing)?;
+    let partial = path.with_extension("partial");
+    fs::write(&partial, text).and_then(|()| fs::rename(&partial, path)).internal(writing)
+}
 
-    pub(crate) fn alive(self) -> bool {
-        start_time(self.pid) == Some(self.start_time)
-    }
-
-    /// Kills the process and waits until it has gone.
-    ///
-    /// # Errors
-    /// `Internal` when it does not go within 3 s.
-    pub(crate) fn kill(self) -> Result<()> {
-        let deadline = Instant::now() + KILL_DEADLINE;
-        while self.alive() {
-            if Instant::now() > deadline {
-                return Err(Error::internal(format!("process {} survives SIGKILL", self.pid)));
-            }
-            // It fails when the process has just gone, which the next look shows.
-            let _ = kill(Pid::from_raw(self.pid.cast_signed()), Signal::SIGKILL);
-            std::thread::sleep(Duration::from_millis(2));
+fn read<F: Form>(path: &Path) -> Result<Option<F>> {
+    let text = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text.internal(|| format!("read {}", path.display()))?,
+    };
+    let form: F = serde_json::from_slice(&text)
+        .kind(ErrorKind::Internal, || format!("{} is no record", path.display()))?;
+    match form.version() {
+        VERSION => Ok(Some(form)),
+        version => {
+            let message = format!("{} has the version {version}", path.display());
+            Err(Error::internal(message))
         }
-        Ok(())
     }
-}
-
-/// When a process started; `None` when it is gone or only waits to be reaped.
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
-    // The second field is the name in parentheses and may hold anything, blanks too.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") { None } else { fields.nth(18)?.parse().ok() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use runtime_api::SandboxId;
+
+    const VMM: ProcessIdentity = ProcessIdentity { pid: 7, start_time: 8 };
 
     #[test]
-    fn a_record_survives_the_disk_in_its_frozen_form() {
-        let state_dir = tempfile::tempdir().unwrap();
-        let directory = SandboxDirectory::of(state_dir.path(), &SandboxId::parse("s").unwrap());
-        assert_eq!(Record::read(&directory).unwrap(), None);
-        directory.create().unwrap();
-        let record = Record { owner: Some(Identity { pid: 7, start_time: 8 }) };
-        record.write(&directory).unwrap();
-        let frozen = r#"{"version":1,"owner":{"pid":7,"start_time":8}}"#;
-        assert_eq!(fs::read_to_string(directory.record()).unwrap(), frozen);
-        assert_eq!(Record::read(&directory).unwrap(), Some(record));
-        fs::write(directory.record(), r#"{"version":2,"owner":null}"#).unwrap();
-        assert!(Record::read(&directory).is_err());
+    fn a_sandbox_survives_the_disk_in_its_frozen_form() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("record.json");
+        assert_eq!(Record::read(&path).unwrap(), None);
+        let machine = MachineRecord {
+            vmm: VMM,
+            hostname: "h".into(),
+            machine_id: [1; 16],
+            implicit: true,
+            created_at: UNIX_EPOCH + Duration::from_secs(9),
+            deadline: Duration::from_secs(30),
+        };
+        let record = Record { owner: None, machine: Some(machine) };
+        record.write(&path).unwrap();
+        let frozen = concat!(
+            r#"{"version":2,"owner":null,"machine":{"vmm":{"pid":7,"start_time":8},"#,
+            r#""hostname":"h","machine_id":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1],"implicit":true,"#,
+            r#""created_at":9000,"deadline":30000}}"#
+        );
+        assert_eq!(fs::read_to_string(&path).unwrap(), frozen);
+        assert_eq!(Record::read(&path).unwrap(), Some(record));
+        fs::write(&path, r#"{"version":1,"owner":null}"#).unwrap();
+        assert!(Record::read(&path).is_err());
     }
 
     #[test]
-    fn a_process_is_killed_once_and_its_number_is_not_enough() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let start_time = start_time(child.id()).unwrap();
-        let other = Identity { pid: child.id(), start_time: start_time + 1 };
-        assert!(!other.alive());
-        other.kill().unwrap();
-        let identity = Identity { pid: child.id(), start_time };
-        assert!(identity.alive());
-        identity.kill().unwrap();
-        assert!(!identity.alive());
-        child.wait().unwrap();
+    fn a_process_survives_the_disk_in_its_frozen_form() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c@e.json");
+        let container = ContainerId::parse("c").unwrap();
+        let stdout = Endpoint::Fifo("/f".into());
+        let record = ProcessRecord {
+            process: ProcessRef::exec(container, ExecId::parse("e").unwrap()),
+            bundle: "/b".into(),
+            stdio: Stdio { stdout, terminal: true, ..Stdio::default() },
+        };
+        record.write(&path).unwrap();
+        let frozen = concat!(
+            r#"{"version":2,"container":"c","exec":"e","bundle":"/b","stdin":"","#,
+            r#""stdout":"/f","stderr":"","terminal":true}"#
+        );
+        assert_eq!(fs::read_to_string(&path).unwrap(), frozen);
+        assert_eq!(ProcessRecord::read(&path).unwrap(), Some(record));
     }
 }

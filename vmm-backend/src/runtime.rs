@@ -1,22 +1,27 @@
 //! [`VmRuntime`]: the trait on the host, with a virtual machine for each sandbox.
 
 use std::collections::HashMap;
+use std::fs::{DirBuilder, File, TryLockError};
 use std::future::Future;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use runtime_api::{
     Capabilities, ContainerId, CreateContainer, CreateSandbox, Created, Error, ErrorKind,
     EventStream, Exec, ExitStatus, Handle, Key, KillScope, Pid, ProcessInfo, ProcessRef,
-    ProcessState, Result, Runtime, SandboxId, SandboxStatus, Signal, Stats, Token, Update,
-    WindowSize,
+    ProcessState, Result, ResultExt, Runtime, SandboxId, SandboxStatus, Signal, Stats, Token,
+    Update, WindowSize,
 };
+use tokio::sync::OnceCell;
 
 use crate::bundle::Bundle;
+use crate::cleanup::sweep;
 use crate::config::Config;
 use crate::container::Container;
+use crate::dial::dial;
 use crate::events::EventQueue;
 use crate::guest::GUEST_CAPABILITIES;
 use crate::machine::Machine;
@@ -41,27 +46,59 @@ pub struct Host {
 /// Runs every sandbox in a virtual machine of its own.
 pub struct VmRuntime(Arc<Shared>);
 
-struct Shared {
-    host: Host,
+pub(crate) struct Shared {
+    pub(crate) host: Host,
     registry: Mutex<Registry>,
-    events: Arc<EventQueue>,
+    pub(crate) events: Arc<EventQueue>,
+    /// Under way, for each sandbox of an earlier run.
+    attachments: Mutex<Attachments>,
+    /// Keeps others away from the machines that live on.
+    _lock: Option<File>,
 }
 
+type Attachments = HashMap<SandboxId, Arc<OnceCell<()>>>;
+
 #[derive(Default)]
-struct Registry {
-    sandboxes: HashMap<SandboxId, Arc<Sandbox>>,
-    containers: HashMap<ContainerId, Arc<Container>>,
+pub(crate) struct Registry {
+    pub(crate) sandboxes: HashMap<SandboxId, Arc<Sandbox>>,
+    pub(crate) containers: HashMap<ContainerId, Arc<Container>>,
     /// The same containers by key.
     keys: HashMap<Key, Arc<Container>>,
     last_key: u64,
 }
 
 impl VmRuntime {
-    /// Opens a runtime. Nothing is started yet.
-    pub fn open(host: Host) -> Self {
+    /// Opens a runtime. Nothing is started yet. Where machines live on, this runtime has the state
+    /// directory, which is made if need be, for itself, and what has died there meanwhile is removed.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` when another runtime has the state directory.
+    pub fn open(host: Host) -> Result<Self> {
+        let lock = match host.lifetime {
+            Lifetime::Survives => Some(take_over(&host.state_dir)?),
+            Lifetime::DiesWithOwner => None,
+        };
         let (registry, events) = (Mutex::default(), Arc::new(EventQueue::new()));
-        Self(Arc::new(Shared { host, registry, events }))
+        let attachments = Mutex::default();
+        Ok(Self(Arc::new(Shared { host, registry, events, attachments, _lock: lock })))
     }
+}
+
+/// Locks a state directory and removes what is dead in it.
+fn take_over(state_dir: &Path) -> Result<File> {
+    let taking = || format!("take over state directory {}", state_dir.display());
+    DirBuilder::new().recursive(true).mode(0o700).create(state_dir).internal(taking)?;
+    let lock = File::open(state_dir).internal(taking)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let message = format!("another runtime has state directory {}", state_dir.display());
+            return Err(Error::failed_precondition(message));
+        }
+        Err(TryLockError::Error(error)) => return Err(error).internal(taking),
+    }
+    sweep(state_dir)?;
+    Ok(lock)
 }
 
 /// Runs work that must come to its end even when its caller goes away.
@@ -73,7 +110,11 @@ async fn detached<T: Send + 'static>(
 }
 
 impl Shared {
-    fn registry(&self) -> MutexGuard<'_, Registry> {
+    pub(crate) fn attachments(&self) -> MutexGuard<'_, Attachments> {
+        self.attachments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -107,7 +148,7 @@ impl Shared {
         match Arc::clone(&container).create(&bundle).await {
             Ok(pid) => {
                 let (id, key) = (container.id.clone(), Some(container.key));
-                let handle = Handle { container: id, key, token: Token::default() };
+                let handle = Handle { container: id, key, token: Self::token(&container) };
                 Ok(Created { handle, pid })
             }
             Err(error) => {
@@ -148,12 +189,9 @@ impl Shared {
                 }
             },
         };
-        registry.last_key += 1;
-        let key =
-            Key::new(registry.last_key).ok_or_else(|| Error::internal("the keys have run out"))?;
+        let key = registry.new_key()?;
         let container = Arc::new(Container::new(request, key, sandbox, Arc::clone(&self.events)));
-        registry.containers.insert(request.id.clone(), Arc::clone(&container));
-        registry.keys.insert(key, Arc::clone(&container));
+        registry.insert(Arc::clone(&container));
         Ok(container)
     }
 
@@ -247,6 +285,16 @@ impl Shared {
 }
 
 impl Registry {
+    pub(crate) fn new_key(&mut self) -> Result<Key> {
+        self.last_key += 1;
+        Key::new(self.last_key).ok_or_else(|| Error::internal("the keys have run out"))
+    }
+
+    pub(crate) fn insert(&mut self, container: Arc<Container>) {
+        self.keys.insert(container.key, Arc::clone(&container));
+        self.containers.insert(container.id.clone(), container);
+    }
+
     fn sandbox(&self, id: &SandboxId) -> Result<Arc<Sandbox>> {
         let found = self.sandboxes.get(id).cloned();
         found.ok_or_else(|| Error::not_found(format!("sandbox {id}")))
@@ -268,7 +316,8 @@ async fn machine_of(container: &Container, process: &Process) -> Result<Arc<Mach
 #[async_trait]
 impl Runtime for VmRuntime {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { sandbox: true, ..GUEST_CAPABILITIES }
+        let attach = self.0.host.lifetime == Lifetime::Survives;
+        Capabilities { sandbox: true, dial: true, attach, ..GUEST_CAPABILITIES }
     }
 
     async fn create_sandbox(&self, request: CreateSandbox) -> Result<Pid> {
@@ -404,12 +453,14 @@ impl Runtime for VmRuntime {
         Ok(())
     }
 
-    async fn attach(&self, _token: &Token) -> Result<Handle> {
-        Err(Error::unimplemented("attach"))
+    async fn attach(&self, token: &Token) -> Result<Handle> {
+        let (shared, token) = (Arc::clone(&self.0), token.clone());
+        detached(async move { shared.attach(token).await }).await
     }
 
     async fn dial(&self, sandbox: &SandboxId, port: u16) -> Result<OwnedFd> {
-        Err(Error::unimplemented(format!("dial to port {port} of sandbox {sandbox}")))
+        let sandbox = self.0.registry().sandbox(sandbox)?;
+        detached(async move { dial(sandbox.machine().await?.guest(), port).await }).await
     }
 
     fn events(&self) -> Result<EventStream> {

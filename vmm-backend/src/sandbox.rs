@@ -8,6 +8,7 @@
 //!               failed ─────────────── delete ──────────► gone
 //! ```
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -16,9 +17,11 @@ use tokio::sync::{OnceCell, watch};
 use tokio::task::AbortHandle;
 
 use crate::config::Config;
+use crate::guest::GuestIdentity;
 use crate::layout::SandboxDirectory;
 use crate::machine::{Machine, MachineSpec};
-use crate::record::{Identity, Record};
+use crate::process_identity::ProcessIdentity;
+use crate::record::{MachineRecord, Record};
 use crate::runtime::Host;
 use crate::vmm::{Lifetime, NetworkNamespace};
 
@@ -38,6 +41,8 @@ pub(crate) struct Sandbox {
     pub(crate) directory: SandboxDirectory,
     pub(crate) implicit: bool,
     pub(crate) created_at: SystemTime,
+    /// Whether its machine lives on without this process.
+    pub(crate) survives: bool,
     boot: watch::Receiver<Boot>,
     task: AbortHandle,
     /// Set once it is gone: its directory may be another sandbox's then.
@@ -58,48 +63,66 @@ impl Sandbox {
     /// `AlreadyExists` when the directory is in use.
     pub(crate) fn launch(host: &Host, launch: Launch) -> Result<Self> {
         let directory = SandboxDirectory::of(&host.state_dir, &launch.id);
+        let identity = GuestIdentity::new(&launch.id, &launch.hostname)?;
         directory.create()?;
         let owner = match host.lifetime {
-            Lifetime::DiesWithOwner => Some(Identity::of_self()?),
+            Lifetime::DiesWithOwner => Some(ProcessIdentity::of_self()?),
             Lifetime::Survives => None,
         };
-        Record { owner }.write(&directory)?;
+        if let Err(error) = (Record { owner, machine: None }).write(&directory.record()) {
+            directory.remove()?;
+            return Err(error);
+        }
         let (done, boot) = watch::channel(Boot::Pending);
         let (id, implicit) = (launch.id.clone(), launch.implicit);
-        let lifetime = host.lifetime;
-        let accelerator_cache = host.accelerator_cache.clone();
-        let its_directory = directory.clone();
+        let created_at = SystemTime::now();
+        let birth = Birth {
+            identity,
+            launch,
+            directory: directory.clone(),
+            lifetime: host.lifetime,
+            accelerator_cache: host.accelerator_cache.clone(),
+            created_at,
+        };
         let task = tokio::spawn(async move {
-            let spec = MachineSpec {
-                sandbox: &launch.id,
-                hostname: &launch.hostname,
-                directory: &its_directory,
-                config: &launch.config,
-                lifetime,
-                network: &launch.network,
-                accelerator_cache: &accelerator_cache,
-            };
-            match Machine::start(spec).await {
+            match birth.start().await {
                 Ok(machine) => {
-                    let machine = Arc::new(machine);
-                    log::info!("phases of sandbox {}: {}", launch.id, machine.phases());
-                    done.send_replace(Boot::Ready(Arc::clone(&machine)));
-                    let exit = machine.exited().await;
-                    log::info!("machine of sandbox {} has ended: {}", launch.id, exit.reason);
-                    if !exit.output.is_empty() {
-                        log::debug!("its last words: {}", exit.output);
-                    }
+                    log::info!("phases of sandbox {}: {}", birth.launch.id, machine.phases());
+                    follow(&birth.launch.id, machine, &done).await;
                 }
                 Err(error) => {
-                    log::error!("sandbox {}: {}", launch.id, error.chain());
+                    log::error!("sandbox {}: {}", birth.launch.id, error.chain());
                     done.send_replace(Boot::Failed(Arc::new(error)));
                 }
             }
         });
-        let created_at = SystemTime::now();
         let task = task.abort_handle();
+        let survives = host.lifetime == Lifetime::Survives;
         let destroyed = OnceCell::new();
-        Ok(Self { id, directory, implicit, created_at, boot, task, destroyed })
+        Ok(Self { id, directory, implicit, created_at, survives, boot, task, destroyed })
+    }
+
+    /// The sandbox of a machine that has been taken over.
+    pub(crate) fn taken_over(
+        id: SandboxId,
+        directory: SandboxDirectory,
+        record: &MachineRecord,
+        machine: Machine,
+    ) -> Self {
+        let machine = Arc::new(machine);
+        let (done, boot) = watch::channel(Boot::Ready(Arc::clone(&machine)));
+        let following = id.clone();
+        let task = tokio::spawn(async move { follow(&following, machine, &done).await });
+        Self {
+            id,
+            directory,
+            implicit: record.implicit,
+            created_at: record.created_at,
+            survives: true,
+            boot,
+            task: task.abort_handle(),
+            destroyed: OnceCell::new(),
+        }
     }
 
     /// The machine, once it is ready.
@@ -124,6 +147,11 @@ impl Sandbox {
             Boot::Ready(machine) => Some(Arc::clone(machine)),
             Boot::Pending | Boot::Failed(_) => None,
         }
+    }
+
+    /// Its VMM, once that is ready; also after its end.
+    pub(crate) fn vmm(&self) -> Option<ProcessIdentity> {
+        self.ready_machine().and_then(|machine| machine.vmm())
     }
 
     /// Whether the machine still runs.
@@ -151,5 +179,62 @@ impl Sandbox {
             }
         }
         self.directory.remove()
+    }
+}
+
+/// A sandbox that comes into being.
+struct Birth {
+    identity: GuestIdentity,
+    launch: Launch,
+    directory: SandboxDirectory,
+    lifetime: Lifetime,
+    accelerator_cache: PathBuf,
+    created_at: SystemTime,
+}
+
+impl Birth {
+    /// Starts the machine, and leaves word of it where it is to be found again.
+    async fn start(&self) -> Result<Arc<Machine>> {
+        let spec = MachineSpec {
+            identity: &self.identity,
+            directory: &self.directory,
+            config: &self.launch.config,
+            lifetime: self.lifetime,
+            network: &self.launch.network,
+            accelerator_cache: &self.accelerator_cache,
+        };
+        let machine = Machine::start(spec).await?;
+        if self.lifetime == Lifetime::Survives
+            && let Err(error) = self.leave_word(&machine)
+        {
+            machine.kill().await?;
+            return Err(error);
+        }
+        Ok(Arc::new(machine))
+    }
+
+    fn leave_word(&self, machine: &Machine) -> Result<()> {
+        let vmm = machine
+            .vmm()
+            .ok_or_else(|| Error::unavailable("the virtual machine has ended at once"))?;
+        let machine = MachineRecord {
+            vmm,
+            hostname: self.identity.hostname.clone(),
+            machine_id: self.identity.machine_id,
+            implicit: self.launch.implicit,
+            created_at: self.created_at,
+            deadline: self.launch.config.request_deadline(),
+        };
+        Record { owner: None, machine: Some(machine) }.write(&self.directory.record())
+    }
+}
+
+/// Tells that the machine is ready, and stays until it ends.
+async fn follow(sandbox: &SandboxId, machine: Arc<Machine>, done: &watch::Sender<Boot>) {
+    done.send_replace(Boot::Ready(Arc::clone(&machine)));
+    let exit = machine.exited().await;
+    log::info!("machine of sandbox {sandbox} has ended: {}", exit.reason);
+    if !exit.output.is_empty() {
+        log::debug!("its last words: {}", exit.output);
     }
 }

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::guest::Guest;
+use crate::guest::{Guest, Passed};
+use crate::journal::Journal;
 
 /// How long a reader may take none of the output before the exit of the process is announced
 /// without waiting for it.
@@ -26,6 +28,9 @@ const EXIT_PATIENCE: Duration = Duration::from_millis(100);
 const DELETE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the guest may take to tell that a stream is drained once its process has ended.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+/// What pipes are called by whoever keeps them open.
+pub(crate) const PIPE_NAMES: [&str; 3] = ["stdin", "stdout", "stderr"];
+
 /// How much input is taken from a pipe at once.
 const INPUT_CHUNK: usize = 64 << 10;
 
@@ -57,6 +62,23 @@ impl OpenStreams {
         Ok(Self { stdin: input(&stdio.stdin)?, stdout: sink(&stdio.stdout)?, stderr })
     }
 
+    /// Opens the endpoints of a process that has run for a while. What is not there any more is for
+    /// nobody.
+    pub(crate) fn reopen(stdio: &Stdio) -> Self {
+        fn if_there<T>(opened: Result<Option<T>>) -> Option<T> {
+            opened.unwrap_or_else(|error| {
+                log::warn!("{}", error.chain());
+                None
+            })
+        }
+        let stderr = if stdio.terminal { &Endpoint::Null } else { &stdio.stderr };
+        Self {
+            stdin: if_there(input(&stdio.stdin)),
+            stdout: if_there(sink(&stdio.stdout)),
+            stderr: if_there(sink(stderr)),
+        }
+    }
+
     /// What the guest has to be told: a channel for each endpoint that there is.
     pub(crate) fn guest_stdio(&self, terminal: bool) -> Stdio {
         let channel = |open: bool| if open { Endpoint::Channel } else { Endpoint::Null };
@@ -68,10 +90,35 @@ impl OpenStreams {
         }
     }
 
-    /// Starts to move bytes.
-    pub(crate) fn run(self, guest: &Arc<Guest>, process: &ProcessRef) -> Streams {
+    /// The pipes among them, each with a name: what has to stay open where this process may be
+    /// replaced by another one.
+    pub(crate) fn pipes(&self) -> std::io::Result<Vec<(&'static str, File)>> {
+        let copy = |pipe: &dyn AsFd| pipe.as_fd().try_clone_to_owned().map(File::from);
+        let mut pipes = Vec::new();
+        if let Some(input) = &self.stdin {
+            pipes.push((PIPE_NAMES[0], copy(&input.pipe)?));
+        }
+        for (name, sink) in [(PIPE_NAMES[1], &self.stdout), (PIPE_NAMES[2], &self.stderr)] {
+            if let Some(Sink::Fifo(pipe)) = sink {
+                pipes.push((name, copy(pipe)?));
+            }
+        }
+        Ok(pipes)
+    }
+
+    /// Starts to move bytes, from where `journal` says that an earlier run has stopped.
+    pub(crate) fn run(
+        self,
+        guest: &Arc<Guest>,
+        process: &ProcessRef,
+        journal: Option<Journal>,
+    ) -> Streams {
+        let journal = journal.map(Arc::new);
         let output = |sink: Option<Sink>, stream| {
-            sink.map(|sink| Output::spawn(Arc::clone(guest), process.clone(), stream, sink))
+            sink.map(|sink| {
+                let (guest, process) = (Arc::clone(guest), process.clone());
+                Output::spawn(Source { guest, process, stream, journal: journal.clone() }, sink)
+            })
         };
         let outputs = [
             output(self.stdout, Stream::STREAM_STDOUT),
@@ -188,12 +235,20 @@ struct Output {
     progress: watch::Receiver<Progress>,
 }
 
+/// Where output comes from.
+struct Source {
+    guest: Arc<Guest>,
+    process: ProcessRef,
+    stream: Stream,
+    journal: Option<Arc<Journal>>,
+}
+
 impl Output {
-    fn spawn(guest: Arc<Guest>, process: ProcessRef, stream: Stream, sink: Sink) -> Self {
+    fn spawn(source: Source, sink: Sink) -> Self {
         let (report, progress) = watch::channel(Progress::default());
         let task = tokio::spawn(async move {
-            if let Err(error) = pump_output(&guest, &process, stream, sink, &report).await {
-                log::warn!("{stream:?} of {process}: {}", error.chain());
+            if let Err(error) = source.pump(sink, &report).await {
+                log::warn!("{:?} of {}: {}", source.stream, source.process, error.chain());
             }
             report.send_modify(|progress| progress.drained = true);
         });
@@ -221,42 +276,48 @@ impl Output {
     }
 }
 
-async fn pump_output(
-    guest: &Guest,
-    process: &ProcessRef,
-    stream: Stream,
-    mut sink: Sink,
-    report: &watch::Sender<Progress>,
-) -> Result<()> {
-    loop {
-        let chunk = guest.read_output(process, stream).await?;
-        if chunk.drained || chunk.eof {
-            report.send_modify(|progress| progress.drained = true);
+impl Source {
+    async fn pump(&self, mut sink: Sink, report: &watch::Sender<Progress>) -> Result<()> {
+        let offset = self.journal.as_ref().map_or(0, |journal| journal.passed_on(self.stream));
+        let mut passed = Passed { offset, drained: false };
+        loop {
+            let chunk = self.guest.read_output(&self.process, self.stream, passed).await?;
+            passed.drained |= chunk.drained;
+            if chunk.drained || chunk.eof {
+                report.send_modify(|progress| progress.drained = true);
+            }
+            if chunk.eof {
+                return Ok(());
+            }
+            let mut rest = chunk.data.as_slice();
+            while !rest.is_empty() {
+                let count = sink.write(rest, report).await?;
+                rest = &rest[count..];
+                passed.offset += count as u64;
+                if let Some(journal) = &self.journal {
+                    journal.note(self.stream, passed.offset);
+                }
+            }
         }
-        if chunk.eof {
-            return Ok(());
-        }
-        sink.write(&chunk.data, report).await?;
     }
 }
 
 impl Sink {
-    async fn write(&mut self, mut data: &[u8], report: &watch::Sender<Progress>) -> Result<()> {
+    /// Writes as much as there is room for, once there is any.
+    async fn write(&mut self, data: &[u8], report: &watch::Sender<Progress>) -> Result<usize> {
         match self {
-            Self::File(file) => file.write_all(data).internal(|| "append to the log file"),
+            Self::File(file) => {
+                file.write_all(data).internal(|| "append to the log file")?;
+                Ok(data.len())
+            }
             Self::Fifo(pipe) => {
-                while !data.is_empty() {
-                    report.send_if_modified(|progress| {
-                        !std::mem::replace(&mut progress.blocked, true)
-                    });
-                    let count = pipe.write(data).await.internal(|| "write to the pipe")?;
-                    data = &data[count..];
-                    report.send_modify(|progress| {
-                        progress.written += count as u64;
-                        progress.blocked = false;
-                    });
-                }
-                Ok(())
+                report.send_if_modified(|progress| !std::mem::replace(&mut progress.blocked, true));
+                let count = pipe.write(data).await.internal(|| "write to the pipe")?;
+                report.send_modify(|progress| {
+                    progress.written += count as u64;
+                    progress.blocked = false;
+                });
+                Ok(count)
             }
         }
     }

@@ -27,14 +27,17 @@ mod error;
 pub mod qemu;
 mod types;
 
+use std::fs::File;
+
 use async_trait::async_trait;
 use tokio::net::UnixStream;
 
 pub use crate::file_identity::FileIdentity;
+pub use crate::process_identity::ProcessIdentity;
 pub use error::VmmError;
 pub use types::{
-    Accelerator, AgentChannel, ExitReason, Fingerprint, GuestImage, Lifetime, Mebibytes,
-    NetworkNamespace, SharedFs, TemplateFiles, VmExit, VmSpec, VmmCapabilities,
+    Accelerator, AgentChannel, ExitReason, Fingerprint, GuestImage, LeftMachine, Lifetime,
+    Mebibytes, NetworkNamespace, SharedFs, TemplateFiles, VmExit, VmSpec, VmmCapabilities,
 };
 
 /// A hypervisor driver.
@@ -77,6 +80,13 @@ pub trait Vmm: Send + Sync {
     /// # Errors
     /// As for [`Vmm::boot`]; [`VmmError::Template`] when the files cannot be restored.
     async fn restore(&self, spec: &VmSpec, files: &TemplateFiles) -> Result<Box<dyn Vm>, VmmError>;
+
+    /// Takes control of a machine whose owner has gone ([`Lifetime::Survives`]); `None` when the
+    /// machine has gone too.
+    ///
+    /// # Errors
+    /// [`VmmError::Channel`] when it does not let itself be controlled.
+    async fn attach(&self, left: &LeftMachine) -> Result<Option<Box<dyn Vm>>, VmmError>;
 }
 
 /// A running virtual machine.
@@ -86,6 +96,19 @@ pub trait Vmm: Send + Sync {
 pub trait Vm: Send + Sync {
     /// The host's process id of the VMM: alive exactly as long as the machine.
     fn pid(&self) -> u32;
+
+    /// Keeps a file open in the VMM, under a name, so that a pipe outlives the owner of the machine
+    /// with all that is in it.
+    ///
+    /// # Errors
+    /// As for [`Vm::pause`].
+    async fn hold(&self, name: &str, file: File) -> Result<(), VmmError>;
+
+    /// Closes what [`Vm::hold`] has kept open.
+    ///
+    /// # Errors
+    /// As for [`Vm::pause`].
+    async fn let_go(&self, name: &str) -> Result<(), VmmError>;
 
     /// Opens the channel to the agent; it carries one connection at a time.
     ///

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::file_identity::FileIdentity;
+use crate::process_identity::ProcessIdentity;
 
 /// Everything a driver needs in order to boot one sandbox.
 #[derive(Clone, Debug)]
@@ -112,6 +113,15 @@ pub enum Lifetime {
     /// The machine lives on and can be attached to again: the owner is a daemon with the runtime as
     /// a library.
     Survives,
+}
+
+/// A machine that an earlier run of this program has left.
+#[derive(Clone, Debug)]
+pub struct LeftMachine {
+    /// The state directory of the sandbox, as in its [`VmSpec`].
+    pub directory: PathBuf,
+    /// The VMM.
+    pub vmm: ProcessIdentity,
 }
 
 /// The network namespace of the VMM. It is never the host's by default: daemons take the namespace of

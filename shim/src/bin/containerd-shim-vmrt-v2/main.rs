@@ -27,7 +27,7 @@ impl Backend for VirtualMachines {
             accelerator_cache: ACCELERATOR_CACHE.into(),
             lifetime: Lifetime::DiesWithOwner,
             config: Config::load()?,
-        })))
+        })?))
     }
 
     fn cleanup(&self, state_dir: &Path, abandoned: &Abandoned) -> Result<()> {

@@ -5,8 +5,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::vmm::{
-    Accelerator, AgentChannel, FileIdentity, Fingerprint, GuestImage, Lifetime, Mebibytes,
-    NetworkNamespace, SharedFs, Vm, VmmCapabilities, VmmError,
+    Accelerator, AgentChannel, FileIdentity, Fingerprint, GuestImage, LeftMachine, Lifetime,
+    Mebibytes, NetworkNamespace, SharedFs, Vm, VmmCapabilities, VmmError,
 };
 
 /// Saves by writing two small files.
@@ -64,6 +64,13 @@ impl Vmm for Driver {
         _files: &TemplateFiles,
     ) -> std::result::Result<Box<dyn Vm>, VmmError> {
         unreachable!("nothing is restored here")
+    }
+
+    async fn attach(
+        &self,
+        _left: &LeftMachine,
+    ) -> std::result::Result<Option<Box<dyn Vm>>, VmmError> {
+        unreachable!("nothing is attached to here")
     }
 }
 

@@ -19,7 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    AgentChannel, Fingerprint, GuestImage, SharedFs, TemplateFiles, Vm, VmSpec, Vmm,
+    AgentChannel, Fingerprint, GuestImage, LeftMachine, SharedFs, TemplateFiles, Vm, VmSpec, Vmm,
     VmmCapabilities, VmmError,
 };
 
@@ -107,6 +107,11 @@ impl Vmm for Qemu {
 
     async fn restore(&self, spec: &VmSpec, files: &TemplateFiles) -> Result<Box<dyn Vm>, VmmError> {
         Ok(Box::new(template::restore(&self.program, spec, files).await?))
+    }
+
+    async fn attach(&self, left: &LeftMachine) -> Result<Option<Box<dyn Vm>>, VmmError> {
+        let vm = vm::attach(&self.program, left).await?;
+        Ok(vm.map(|vm| Box::new(vm) as Box<dyn Vm>))
     }
 }
 

@@ -25,7 +25,7 @@ use rustix::process::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::vmm::Lifetime;
+use crate::vmm::{Lifetime, ProcessIdentity};
 
 /// How long a killed QEMU may take to give its memory back before its owner gives up on it.
 pub(super) const KILL_DEADLINE: Duration = Duration::from_secs(5);
@@ -69,11 +69,20 @@ impl Network {
     }
 }
 
-/// A child process.
+/// A process: a child, or one that an earlier run of this program has left.
 pub(super) struct Process {
     pid: Pid,
     pidfd: AsyncFd<OwnedFd>,
     status: Mutex<Option<Status>>,
+    kin: Kin,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kin {
+    /// It is reaped here, and its status read.
+    Child,
+    /// Whoever inherited it reaps it; only that it ends can be seen.
+    Stranger,
 }
 
 impl Process {
@@ -113,7 +122,7 @@ impl Process {
         match watch(child.id()) {
             Ok((pid, pidfd)) => {
                 raise_oom_score(pid);
-                Ok(Self { pid, pidfd, status: Mutex::new(None) })
+                Ok(Self { pid, pidfd, status: Mutex::new(None), kin: Kin::Child })
             }
             Err(error) => {
                 child.kill()?;
@@ -121,6 +130,18 @@ impl Process {
                 Err(error)
             }
         }
+    }
+
+    /// Takes over a process that this program did not start; `None` when it has gone.
+    pub(super) fn adopt(identity: ProcessIdentity) -> io::Result<Option<Self>> {
+        let (pid, pidfd) = match watch(identity.pid) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+            watched => watched?,
+        };
+        // The descriptor names whoever has the number now: only after it is open the question who
+        // that is has a lasting answer.
+        let adopted = Self { pid, pidfd, status: Mutex::new(None), kin: Kin::Stranger };
+        Ok(identity.is_alive().then_some(adopted))
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -170,7 +191,11 @@ impl Process {
     /// The status if the process has ended; never blocks.
     pub(super) fn reap(&self) -> Option<Status> {
         let mut latched = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        if latched.is_none() {
+        if latched.is_none() && self.kin == Kin::Stranger {
+            let mut ends = [PollFd::new(self.pidfd.get_ref(), PollFlags::IN)];
+            let ended = poll(&mut ends, Some(&Timespec::default())).is_ok_and(|count| count > 0);
+            *latched = ended.then_some(Status::Lost);
+        } else if latched.is_none() {
             let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
             *latched = match waitid(WaitId::PidFd(self.pidfd.get_ref().as_fd()), options) {
                 Ok(None) => None,

@@ -31,7 +31,9 @@ use super::output::{Tail, stderr_pipe};
 use super::process::{Descriptors, KILL_DEADLINE, Network, Process, Status, Ties};
 use super::qmp::{self, Connection, Event, Qmp};
 use super::tsc;
-use crate::vmm::{ExitReason, Lifetime, NetworkNamespace, Vm, VmExit, VmSpec, VmmError};
+use crate::vmm::{
+    ExitReason, LeftMachine, Lifetime, NetworkNamespace, Vm, VmExit, VmSpec, VmmError,
+};
 
 /// How long the outputs of a dead process may take to end; what they hold is in the kernel's
 /// buffers already.
@@ -123,15 +125,32 @@ pub(super) async fn launch(
             return Err(diagnosis::died(spec, reason, &outputs.console, &outputs.stderr));
         }
     };
-    let (sender, progress) = watch::channel(Progress::default());
-    let supervisor = tokio::spawn(supervise(
-        machine.process.clone(),
-        connection,
-        (console, stderr),
-        outputs.clone(),
-        sender,
-    ));
-    Ok(QemuVm { machine, qmp, outputs: outputs.clone(), progress, supervisor })
+    let controlled = (qmp, connection, console);
+    Ok(QemuVm::supervised(machine, controlled, Some(stderr), Arc::clone(outputs)))
+}
+
+/// How long a machine that is there may take to greet.
+const ATTACH_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Takes control of a machine that an earlier run has left.
+pub(super) async fn attach(program: &Path, left: &LeftMachine) -> Result<Option<QemuVm>, VmmError> {
+    let sockets = Sockets::new(&left.directory)?;
+    let adopting = Process::adopt(left.vmm).map_err(|source| VmmError::Host {
+        attempt: "watch the machine in",
+        path: left.directory.clone(),
+        source,
+    })?;
+    let Some(process) = adopting else { return Ok(None) };
+    let machine = Machine { process: Arc::new(process), sockets, lifetime: Lifetime::Survives };
+    let lost = |source| VmmError::Channel { path: machine.sockets.qmp.clone(), source };
+    let controlled = timeout(ATTACH_DEADLINE, control(program, &machine.sockets))
+        .await
+        .map_err(|_| lost(io::ErrorKind::TimedOut.into()))??;
+    match controlled {
+        Ok(controlled) => Ok(Some(QemuVm::supervised(machine, controlled, None, Arc::default()))),
+        Err(_) if machine.process.reap().is_some() => Ok(None),
+        Err(error) => Err(lost(error)),
+    }
 }
 
 /// Starts the process. While it boots it must not outlive this future, whatever the spec says about
@@ -177,11 +196,11 @@ async fn spawn(
     }
 }
 
+/// The connections by which a machine is controlled: commands, answers, and its console.
+type Controlled = (Qmp, Connection, UnixStream);
+
 /// Connects to the control socket and the console. The inner error means that QEMU went away.
-async fn control(
-    program: &Path,
-    sockets: &Sockets,
-) -> Result<io::Result<(Qmp, Connection, UnixStream)>, VmmError> {
+async fn control(program: &Path, sockets: &Sockets) -> Result<io::Result<Controlled>, VmmError> {
     let connect = async {
         let (qmp, connection, version) =
             qmp::handshake(UnixStream::connect(&sockets.qmp).await?).await?;
@@ -200,15 +219,21 @@ async fn control(
 async fn supervise(
     process: Arc<Process>,
     connection: Connection,
-    (console, stderr): (UnixStream, pipe::Receiver),
+    (console, stderr): (UnixStream, Option<pipe::Receiver>),
     outputs: Arc<Outputs>,
     progress: watch::Sender<Progress>,
 ) {
+    // The errors of a machine whose owner has gone, go nowhere.
+    let errors = async {
+        if let Some(stderr) = stderr {
+            outputs.stderr.collect(stderr).await;
+        }
+    };
     let follow = async {
         tokio::join!(
             connection.run(|event| progress.send_modify(|progress| progress.note(&event))),
             outputs.console.collect(console),
-            outputs.stderr.collect(stderr),
+            errors,
         );
     };
     tokio::pin!(follow);
@@ -257,6 +282,19 @@ impl Progress {
 }
 
 impl QemuVm {
+    fn supervised(
+        machine: Machine,
+        (qmp, connection, console): Controlled,
+        stderr: Option<pipe::Receiver>,
+        outputs: Arc<Outputs>,
+    ) -> Self {
+        let (sender, progress) = watch::channel(Progress::default());
+        let process = Arc::clone(&machine.process);
+        let output = (console, stderr);
+        let following = supervise(process, connection, output, Arc::clone(&outputs), sender);
+        Self { machine, qmp, outputs, progress, supervisor: tokio::spawn(following) }
+    }
+
     async fn wait_for(&self, condition: impl Fn(&Progress) -> bool) -> Progress {
         let mut progress = self.progress.clone();
         match progress.wait_for(|now| condition(now)).await {
@@ -334,6 +372,14 @@ impl Vm for QemuVm {
         UnixStream::connect(path)
             .await
             .map_err(|source| VmmError::Channel { path: path.clone(), source })
+    }
+
+    async fn hold(&self, name: &str, file: File) -> Result<(), VmmError> {
+        self.give(name, file).await
+    }
+
+    async fn let_go(&self, name: &str) -> Result<(), VmmError> {
+        self.command("closefd", json!({ "fdname": name })).await.map(drop)
     }
 
     async fn pause(&self) -> Result<(), VmmError> {
