@@ -1,11 +1,17 @@
-//! The C table of vmrt.
+//! The C table of vmrt (`include/vmrt.h`), from both sides.
 //!
-//! No version of the table is served yet. A caller finds that out as it would with any version that
-//! a library does not have: [`table`] answers null.
+//! ```text
+//!   daemon ── dlopen, vmrt_get_api ──► table ──► Instance ──► TaskServer ──► dyn Runtime
+//!   (C, Go: vmrt.h; Rust: load)         (export)                             (the library's)
+//! ```
+//!
+//! What crosses it are Task messages, so that `runtime-task` is the only mapping here too.
 
-use std::ffi::c_void;
+mod abi;
+pub use abi::Api;
 
-/// The table of this major version, or null when it is not served.
-pub fn table(_major: u32) -> *const c_void {
-    std::ptr::null()
-}
+pub mod export;
+
+pub mod load;
+
+pub mod select;

@@ -85,8 +85,8 @@ impl<T: Transport> Runtime for TaskClient<T> {
         let container = request.id.clone();
         let request = convert::create_request(request)?;
         let response: api::CreateTaskResponse = self.call(Method::Create, &request).await?;
-        let handle = Handle { container, key: None, token: Token::default() };
-        Ok(Created { handle, pid: Pid(response.pid) })
+        let (pid, token) = convert::created(&response);
+        Ok(Created { handle: Handle { container, key: None, token }, pid })
     }
 
     async fn start(&self, process: &ProcessRef) -> Result<Pid> {

@@ -1,5 +1,8 @@
 //! Task messages ⇄ types of the trait. Pure functions, both directions side by side.
 
+mod table;
+pub use table::{created, created_response, dial, dial_request};
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use containerd_shim_protos::api;
@@ -39,6 +42,11 @@ pub fn code_of(kind: ErrorKind) -> Code {
         ErrorKind::Cancelled => Code::CANCELLED,
         ErrorKind::Internal => Code::INTERNAL,
     }
+}
+
+/// The error kind of a gRPC code by its number; what is no code is `Internal`.
+pub fn kind_of_number(code: i32) -> ErrorKind {
+    <Code as protobuf::Enum>::from_i32(code).map_or(ErrorKind::Internal, kind_of)
 }
 
 /// The error kind of a gRPC code.
@@ -161,7 +169,8 @@ pub fn create_request(create: CreateContainer) -> Result<api::CreateTaskRequest>
     })
 }
 
-fn mount(message: api::Mount) -> Mount {
+/// `types.Mount` → [`Mount`].
+pub fn mount(message: api::Mount) -> Mount {
     Mount {
         kind: message.type_,
         source: message.source,

@@ -14,10 +14,10 @@ mod metrics;
 pub use metrics::CgroupVersion;
 
 mod event;
-pub use event::event_envelope;
+pub use event::{event_envelope, event_of};
 
 mod server;
-pub use server::TaskServer;
+pub use server::{Answer, TaskServer};
 
 mod client;
 pub use client::{TaskClient, Transport};
