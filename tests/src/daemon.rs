@@ -202,7 +202,7 @@ impl Drop for Daemon {
 }
 
 /// The file or directory that the environment names.
-fn part(name: &str) -> PathBuf {
+pub fn part(name: &str) -> PathBuf {
     let path = std::env::var_os(name)
         .unwrap_or_else(|| panic!("{name} is not set: run scripts/test.sh or scripts/bench.sh"));
     fs::canonicalize(&path).unwrap_or_else(|error| panic!("{name} = {path:?}: {error}"))

@@ -5,8 +5,11 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test harness fails loudly")]
 
+mod bundle;
+pub use bundle::{Bundle, process};
+
 mod daemon;
-pub use daemon::{Ctr, Daemon, IMAGE, Listener, Outcome, RUNTIME};
+pub use daemon::{Ctr, Daemon, IMAGE, Listener, Outcome, RUNTIME, part};
 
 mod leaks;
 pub use leaks::{Leaks, eventually, left_of};

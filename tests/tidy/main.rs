@@ -20,7 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("guest-api", &[]),
     ("vmm-backend", &["runtime-api", "runtime-task", "guest-api"]),
     ("vmrt-agent", &["runtime-api", "runtime-task", "guest-api"]),
-    ("libvmrt", &["runtime-capi", "vmm-backend"]),
+    ("libvmrt", &["runtime-api", "runtime-capi", "vmm-backend"]),
     ("conformance", &["runtime-api", "runtime-task", "runtime-capi"]),
 ];
 
