@@ -1,4 +1,8 @@
 //! Nobody in before `Resume`: a guest without an identity refuses every other call.
+//!
+//! And nobody out after the next one: a host that comes may have taken the place of one that died so
+//! fast that this guest saw one connection only. What the dead one has asked for is given up, and not
+//! answered: its calls have the numbers that those of the living one will have.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use runtime_api::{Error, Result};
 use runtime_task::status_of;
+use tokio::sync::watch;
 use ttrpc::r#async::{MethodHandler, Service, TtrpcContext};
 use ttrpc::proto::{Request, Response};
 
@@ -16,7 +21,11 @@ const OPENING_METHOD: &str = "Resume";
 
 /// Closed until an identity opens it.
 #[derive(Default)]
-pub(crate) struct Gate(Mutex<Option<Identity>>);
+pub(crate) struct Gate {
+    identity: Mutex<Option<Identity>>,
+    /// How many hosts there have been.
+    hosts: watch::Sender<u64>,
+}
 
 impl Gate {
     /// Whether the guest has the identity of `candidate` already.
@@ -24,7 +33,7 @@ impl Gate {
     /// # Errors
     /// `FailedPrecondition` when it has another one.
     pub(crate) fn is_open_to(&self, candidate: &Identity) -> Result<bool> {
-        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.identity.lock().unwrap_or_else(PoisonError::into_inner) {
             None => Ok(false),
             Some(identity) if identity == candidate => Ok(true),
             Some(identity) => Err(Error::failed_precondition(format!(
@@ -36,11 +45,16 @@ impl Gate {
 
     /// Lets every call pass from now on.
     pub(crate) fn open(&self, identity: Identity) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(identity);
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = Some(identity);
+    }
+
+    /// Gives up what earlier hosts have asked for.
+    pub(crate) fn forget_hosts(&self) {
+        self.hosts.send_modify(|hosts| *hosts += 1);
     }
 
     fn is_open(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// Puts the gate before every method of `services`.
@@ -74,7 +88,15 @@ struct Guarded {
 impl MethodHandler for Guarded {
     async fn handler(&self, context: TtrpcContext, request: Request) -> ttrpc::Result<Response> {
         if self.gate.is_open() {
-            return self.inner.handler(context, request).await;
+            let mut hosts = self.gate.hosts.subscribe();
+            tokio::select! {
+                biased;
+                // It cannot fail: the gate lives as long as its guards.
+                _ = hosts.changed() => {}
+                answer = self.inner.handler(context, request) => return answer,
+            }
+            // Until the connection ends, for to return is to answer.
+            return std::future::pending().await;
         }
         let mut response = Response::new();
         response.set_status(status_of(&Error::failed_precondition(format!(

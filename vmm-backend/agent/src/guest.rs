@@ -41,6 +41,7 @@ impl GuestService {
         }
         let identity = Identity::parse(&request.identity)?;
         let repeated = self.gate.is_open_to(&identity)?;
+        self.gate.forget_hosts();
         self.connections.clear();
         self.prepared.reseed(&request.entropy)?;
         identity::set_clock(request.realtime)?;

@@ -38,3 +38,28 @@ fn a_host_that_comes_back_finds_everything_as_it_was() {
         assert_eq!(gone.kind(), ErrorKind::NotFound);
     });
 }
+
+#[test]
+fn a_host_that_takes_a_place_unnoticed_is_not_answered_what_another_has_asked() {
+    in_a_guest(async |guest| {
+        let guest: &crate::guest::Guest = guest;
+        guest.create("kept", &["sleep", "1000"]).await.unwrap();
+        guest.tasks_start("kept").await;
+        let process = init("kept");
+        let dead = async {
+            let reading = guest.read(&process, guest_api::Stream::STREAM_STDOUT, 0);
+            tokio::join!(guest.tasks.wait(&process), reading)
+        };
+        let living = async {
+            // Its calls come over the same connection, as far as the guest can tell.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            guest.resume("pod").await.unwrap();
+            guest.dispose("kept").await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        };
+        tokio::select! {
+            answered = dead => panic!("the dead host is answered {answered:?}"),
+            () = living => {}
+        }
+    });
+}
