@@ -20,7 +20,7 @@ use crate::cleanup::remove_dead;
 use crate::container::Container;
 use crate::layout::SandboxDirectory;
 use crate::machine::Machine;
-use crate::record::{MachineRecord, ProcessRecord, Record};
+use crate::record::{ProcessRecord, Record};
 use crate::runtime::Shared;
 use crate::sandbox::Sandbox;
 use crate::token::ContainerToken;
@@ -81,21 +81,19 @@ impl Shared {
             None => None,
         };
         match (machine, record.machine) {
-            (Some(machine), Some(record)) => self.take_over(id, directory, &record, machine).await,
+            (Some(machine), Some(left)) => {
+                log::info!("phases of attaching to sandbox {id}: {}", machine.phases());
+                let id = id.clone();
+                let cgroup = record.cgroup;
+                let sandbox = Sandbox::taken_over(id, directory, &left, cgroup, machine);
+                self.take_over(Arc::new(sandbox)).await
+            }
             _ => remove_dead(&directory),
         }
     }
 
-    async fn take_over(
-        &self,
-        id: &SandboxId,
-        directory: SandboxDirectory,
-        record: &MachineRecord,
-        machine: Machine,
-    ) -> Result<()> {
-        log::info!("phases of attaching to sandbox {id}: {}", machine.phases());
-        let sandbox = Arc::new(Sandbox::taken_over(id.clone(), directory, record, machine));
-        self.registry().sandboxes.insert(id.clone(), Arc::clone(&sandbox));
+    async fn take_over(&self, sandbox: Arc<Sandbox>) -> Result<()> {
+        self.registry().sandboxes.insert(sandbox.id.clone(), Arc::clone(&sandbox));
         let (inits, execs): (Vec<_>, Vec<_>) = process_records(&sandbox)?
             .into_iter()
             .partition(|record| record.process.exec.is_none());

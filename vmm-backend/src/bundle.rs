@@ -69,6 +69,11 @@ impl Bundle {
         self.spec.hostname().as_deref().unwrap_or_default()
     }
 
+    /// The control group that the daemon has chosen for the container.
+    pub(crate) fn cgroup(&self) -> Option<PathBuf> {
+        self.spec.linux().as_ref()?.cgroups_path().clone()
+    }
+
     /// Where the sandbox that is made for this container is on the network.
     pub(crate) fn network(&self) -> NetworkNamespace {
         let namespaces = self.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());

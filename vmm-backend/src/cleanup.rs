@@ -5,6 +5,7 @@ use std::path::Path;
 
 use runtime_api::{ContainerId, Result, ResultExt, SandboxId};
 
+use crate::host_cgroup::HostCgroup;
 use crate::layout::SandboxDirectory;
 use crate::process_identity::ProcessIdentity;
 use crate::record::Record;
@@ -64,6 +65,10 @@ pub(crate) fn sweep(state_dir: &Path) -> Result<()> {
 pub(crate) fn remove_dead(directory: &SandboxDirectory) -> Result<()> {
     for vmm in vmms_of(directory.path()) {
         vmm.kill()?;
+    }
+    let cgroup = Record::read(&directory.record()).ok().flatten().and_then(|record| record.cgroup);
+    if let Some(cgroup) = cgroup {
+        HostCgroup::at(cgroup).remove();
     }
     directory.remove()
 }

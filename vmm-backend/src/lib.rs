@@ -38,6 +38,8 @@ mod record;
 
 mod process_identity;
 
+mod host_cgroup;
+
 mod attach;
 
 mod durable;

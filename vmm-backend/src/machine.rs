@@ -8,6 +8,7 @@ use runtime_api::{Error, ErrorKind, Pid, Result, SandboxId};
 
 use crate::config::Config;
 use crate::guest::{Guest, GuestIdentity};
+use crate::host_cgroup::HostCgroup;
 use crate::layout::{self, SandboxDirectory};
 use crate::phases::Phases;
 use crate::record::MachineRecord;
@@ -25,6 +26,8 @@ pub(crate) struct MachineSpec<'a> {
     pub(crate) config: &'a Config,
     pub(crate) lifetime: Lifetime,
     pub(crate) network: &'a NetworkNamespace,
+    /// Where the VMM belongs, when that is not where this process is.
+    pub(crate) cgroup: Option<&'a HostCgroup>,
     /// Where the verdict about KVM is kept.
     pub(crate) accelerator_cache: &'a Path,
 }
@@ -103,6 +106,9 @@ impl Machine {
 
     /// Gives the guest its identity.
     async fn resume(spec: &MachineSpec<'_>, vm: Box<dyn Vm>, mut phases: Phases) -> Result<Self> {
+        if let Some(cgroup) = spec.cgroup {
+            cgroup.admit(vm.pid());
+        }
         match Guest::resume(vm.as_ref(), spec.identity, spec.config.request_deadline()).await {
             Ok(guest) => {
                 phases.end("resume");

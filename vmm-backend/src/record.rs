@@ -22,6 +22,8 @@ const VERSION: u32 = 2;
 pub(crate) struct Record {
     /// The process that owns the machine, when the machine dies with it.
     pub(crate) owner: Option<ProcessIdentity>,
+    /// The control group that was made for the VMM.
+    pub(crate) cgroup: Option<PathBuf>,
     /// The machine, once it is ready, when it lives on.
     pub(crate) machine: Option<MachineRecord>,
 }
@@ -74,6 +76,7 @@ impl ProcessRecord {
 struct SandboxForm {
     version: u32,
     owner: Option<ProcessIdentity>,
+    cgroup: Option<PathBuf>,
     machine: Option<MachineForm>,
 }
 
@@ -133,7 +136,7 @@ impl From<&Record> for SandboxForm {
             ),
             deadline: milliseconds(machine.deadline),
         });
-        Self { version: VERSION, owner: record.owner, machine }
+        Self { version: VERSION, owner: record.owner, cgroup: record.cgroup.clone(), machine }
     }
 }
 
@@ -147,7 +150,7 @@ impl From<SandboxForm> for Record {
             created_at: UNIX_EPOCH + Duration::from_millis(machine.created_at),
             deadline: Duration::from_millis(machine.deadline),
         });
-        Self { owner: form.owner, machine }
+        Self { owner: form.owner, cgroup: form.cgroup, machine }
     }
 }
 
@@ -230,10 +233,10 @@ mod tests {
             created_at: UNIX_EPOCH + Duration::from_secs(9),
             deadline: Duration::from_secs(30),
         };
-        let record = Record { owner: None, machine: Some(machine) };
+        let record = Record { owner: None, cgroup: Some("/g".into()), machine: Some(machine) };
         record.write(&path).unwrap();
         let frozen = concat!(
-            r#"{"version":2,"owner":null,"machine":{"vmm":{"pid":7,"start_time":8},"#,
+            r#"{"version":2,"owner":null,"cgroup":"/g","machine":{"vmm":{"pid":7,"start_time":8},"#,
             r#""hostname":"h","machine_id":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1],"implicit":true,"#,
             r#""created_at":9000,"deadline":30000}}"#
         );

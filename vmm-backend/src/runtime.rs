@@ -180,6 +180,7 @@ impl Shared {
                         id: grouped.clone(),
                         hostname: bundle.hostname().to_owned(),
                         network: bundle.network(),
+                        sibling: bundle.cgroup(),
                         config: self.host.config.with_options(&request.options)?,
                         implicit: true,
                     };
@@ -237,6 +238,7 @@ impl Shared {
                 id: request.id.clone(),
                 hostname: request.hostname,
                 network: NetworkNamespace::New,
+                sibling: None,
                 config: self.host.config.with_options(&request.options)?,
                 implicit: false,
             };

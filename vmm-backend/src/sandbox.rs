@@ -18,6 +18,7 @@ use tokio::task::AbortHandle;
 
 use crate::config::Config;
 use crate::guest::GuestIdentity;
+use crate::host_cgroup::HostCgroup;
 use crate::layout::SandboxDirectory;
 use crate::machine::{Machine, MachineSpec};
 use crate::process_identity::ProcessIdentity;
@@ -30,6 +31,8 @@ pub(crate) struct Launch {
     pub(crate) id: SandboxId,
     pub(crate) hostname: String,
     pub(crate) network: NetworkNamespace,
+    /// The control group of the container that it is made for.
+    pub(crate) sibling: Option<PathBuf>,
     pub(crate) config: Config,
     /// Whether it lives only as long as it has containers.
     pub(crate) implicit: bool,
@@ -43,6 +46,7 @@ pub(crate) struct Sandbox {
     pub(crate) created_at: SystemTime,
     /// Whether its machine lives on without this process.
     pub(crate) survives: bool,
+    cgroup: Option<HostCgroup>,
     boot: watch::Receiver<Boot>,
     task: AbortHandle,
     /// Set once it is gone: its directory may be another sandbox's then.
@@ -65,11 +69,16 @@ impl Sandbox {
         let directory = SandboxDirectory::of(&host.state_dir, &launch.id);
         let identity = GuestIdentity::new(&launch.id, &launch.hostname)?;
         directory.create()?;
-        let owner = match host.lifetime {
-            Lifetime::DiesWithOwner => Some(ProcessIdentity::of_self()?),
-            Lifetime::Survives => None,
+        // Whoever places the owner of a machine places a machine that dies with it.
+        let (owner, cgroup) = match host.lifetime {
+            Lifetime::DiesWithOwner => (Some(ProcessIdentity::of_self()?), None),
+            Lifetime::Survives => {
+                (None, Some(HostCgroup::beside(launch.sibling.as_deref(), &launch.id)))
+            }
         };
-        if let Err(error) = (Record { owner, machine: None }).write(&directory.record()) {
+        let path = cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
+        let record = Record { owner, cgroup: path, machine: None };
+        if let Err(error) = record.write(&directory.record()) {
             directory.remove()?;
             return Err(error);
         }
@@ -82,6 +91,7 @@ impl Sandbox {
             directory: directory.clone(),
             lifetime: host.lifetime,
             accelerator_cache: host.accelerator_cache.clone(),
+            cgroup: cgroup.clone(),
             created_at,
         };
         let task = tokio::spawn(async move {
@@ -99,7 +109,7 @@ impl Sandbox {
         let task = task.abort_handle();
         let survives = host.lifetime == Lifetime::Survives;
         let destroyed = OnceCell::new();
-        Ok(Self { id, directory, implicit, created_at, survives, boot, task, destroyed })
+        Ok(Self { id, directory, implicit, created_at, survives, cgroup, boot, task, destroyed })
     }
 
     /// The sandbox of a machine that has been taken over.
@@ -107,6 +117,7 @@ impl Sandbox {
         id: SandboxId,
         directory: SandboxDirectory,
         record: &MachineRecord,
+        cgroup: Option<PathBuf>,
         machine: Machine,
     ) -> Self {
         let machine = Arc::new(machine);
@@ -119,6 +130,7 @@ impl Sandbox {
             implicit: record.implicit,
             created_at: record.created_at,
             survives: true,
+            cgroup: cgroup.map(HostCgroup::at),
             boot,
             task: task.abort_handle(),
             destroyed: OnceCell::new(),
@@ -178,6 +190,9 @@ impl Sandbox {
                 while boot.changed().await.is_ok() {}
             }
         }
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.remove();
+        }
         self.directory.remove()
     }
 }
@@ -189,6 +204,7 @@ struct Birth {
     directory: SandboxDirectory,
     lifetime: Lifetime,
     accelerator_cache: PathBuf,
+    cgroup: Option<HostCgroup>,
     created_at: SystemTime,
 }
 
@@ -202,6 +218,7 @@ impl Birth {
             lifetime: self.lifetime,
             network: &self.launch.network,
             accelerator_cache: &self.accelerator_cache,
+            cgroup: self.cgroup.as_ref(),
         };
         let machine = Machine::start(spec).await?;
         if self.lifetime == Lifetime::Survives
@@ -225,7 +242,9 @@ impl Birth {
             created_at: self.created_at,
             deadline: self.launch.config.request_deadline(),
         };
-        Record { owner: None, machine: Some(machine) }.write(&self.directory.record())
+        let cgroup = self.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
+        let record = Record { owner: None, cgroup, machine: Some(machine) };
+        record.write(&self.directory.record())
     }
 }
 

@@ -129,6 +129,9 @@ pub(super) async fn launch(
     Ok(QemuVm::supervised(machine, controlled, Some(stderr), Arc::clone(outputs)))
 }
 
+/// How long a machine that has closed its connections may take to end.
+const ENDING_DEADLINE: Duration = Duration::from_secs(1);
+
 /// How long a machine that is there may take to greet.
 const ATTACH_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -148,8 +151,11 @@ pub(super) async fn attach(program: &Path, left: &LeftMachine) -> Result<Option<
         .map_err(|_| lost(io::ErrorKind::TimedOut.into()))??;
     match controlled {
         Ok(controlled) => Ok(Some(QemuVm::supervised(machine, controlled, None, Arc::default()))),
-        Err(_) if machine.process.reap().is_some() => Ok(None),
-        Err(error) => Err(lost(error)),
+        // One that is about to end lets go of its connections first.
+        Err(error) => match timeout(ENDING_DEADLINE, machine.process.exited()).await {
+            Ok(_) => Ok(None),
+            Err(_) => Err(lost(error)),
+        },
     }
 }
 
