@@ -12,7 +12,7 @@ results=()
 
 install_needs() {
     need_cargo
-    need ca-certificates gcc libc6-dev libseccomp-dev qemu-system-x86 shellcheck
+    need ca-certificates g++ gcc golang-go libc6-dev libseccomp-dev qemu-system-x86 shellcheck
     need_daemon
 }
 

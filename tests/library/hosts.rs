@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use conformance::Bundle;
+use conformance::{Bundle, part};
 
 use crate::Case;
 use crate::place::Place;
@@ -12,6 +12,8 @@ use crate::place::Place;
 pub(crate) const CASES: &[Case] = &[
     ("the header is C99 and C++", header),
     ("a daemon in C leads a whole life, without an error of memory", daemon_in_c),
+    ("whatever bytes come: the answer is typed, and no memory is lost", fuzz),
+    ("a daemon in Go has 64 goroutines and a thousand pending waits", daemon_in_go),
 ];
 
 /// What the container of a whole life runs: it listens, and ends with 7 on SIGTERM.
@@ -61,15 +63,44 @@ fn header(place: &Place) {
     }
 }
 
-fn daemon_in_c(place: &Place) {
+/// Runs the daemon in C under the sanitizer, which finds what is read after it was given back, and what
+/// never is.
+fn sanitized(place: &Place, mode: &str, bundle: &Path) -> String {
     let path = place.root.join("host");
-    // The sanitizer finds what is read after it was given back, and what never is.
     compile(&place.root, HOST, &path, &["-g", "-fsanitize=address"]);
     let id = place.id("c");
-    let bundle = place.bundle(&id, &Bundle::running(&["sh", "-c", LIFE]));
     let mut host = Command::new(path);
-    host.arg("life").arg(place.library()).arg(place.config()).arg(place.state_dir());
+    host.arg(mode).arg(place.library()).arg(place.config()).arg(place.state_dir());
     host.arg(&id).arg(bundle).arg(format!("file://{}", place.output(&id).display()));
-    assert_eq!(succeeded(host.output()), "a whole life\n");
+    succeeded(host.output())
+}
+
+fn daemon_in_c(place: &Place) {
+    let bundle = place.bundle(&place.id("c"), &Bundle::running(&["sh", "-c", LIFE]));
+    assert_eq!(sanitized(place, "life", &bundle), "a whole life\n");
+    place.is_clean();
+}
+
+#[expect(clippy::print_stdout, reason = "the figures are for people")]
+fn fuzz(place: &Place) {
+    println!("{}", sanitized(place, "fuzz", "/none".as_ref()).trim());
+    place.is_clean();
+}
+
+#[expect(clippy::print_stdout, reason = "the figures are for people")]
+fn daemon_in_go(place: &Place) {
+    let path = place.root.join("host-go");
+    fs::write(place.root.join("host.go"), include_str!("hosts/host.go")).unwrap();
+    let mut go = Command::new("go");
+    go.args(["build", "-o"]).arg(&path).arg("host.go").current_dir(&place.root);
+    go.env("CGO_CFLAGS", include_directory()).env("CGO_ENABLED", "1").env("GO111MODULE", "off");
+    go.env("GOCACHE", part("VMRT_LIBRARY").with_file_name("go-cache"));
+    succeeded(go.output());
+    let id = place.id("c");
+    let bundle = place.bundle(&id, &Bundle::running(&["sleep", "1000"]));
+    let mut host = Command::new(path);
+    host.arg(place.library()).arg(place.config()).arg(place.state_dir());
+    host.arg(&id).arg(bundle).arg(format!("file://{}", place.output(&id).display()));
+    println!("{}", succeeded(host.output()).trim());
     place.is_clean();
 }

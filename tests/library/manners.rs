@@ -35,6 +35,8 @@ fn processes_of_a_pod(place: &Place) {
             .filter(|one| one.command.contains(&format!("/{id}/")) || one.parent == vmm)
             .collect();
         assert_eq!(named.len(), 1, "{named:#?}");
+        let groups = fs::read_to_string(format!("/proc/{vmm}/cgroup")).unwrap();
+        assert!(groups.contains(&format!("/vmrt/vmrt-{id}\n")), "{groups}");
         let environment = fs::read(format!("/proc/{vmm}/environ")).unwrap();
         assert!(environment.is_empty(), "{}", String::from_utf8_lossy(&environment));
         let own = fs::read_to_string("/proc/self/oom_score_adj").unwrap();

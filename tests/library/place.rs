@@ -128,6 +128,20 @@ impl Place {
         let state = self.state_dir().display().to_string();
         let left: Vec<_> = mounts.lines().filter(|line| line.contains(&state)).collect();
         assert!(left.is_empty(), "{left:#?}");
+        let groups = fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
+        for group in
+            groups.map(|hierarchy| hierarchy.path().join("vmrt")).filter(|path| path.is_dir())
+        {
+            let suffix = self.number.to_string();
+            let named = fs::read_dir(&group).unwrap().flatten().map(|entry| entry.file_name());
+            let ours = |name: &std::ffi::OsString| {
+                let name = name.display().to_string();
+                let rest = name.strip_suffix(&suffix).unwrap_or_default();
+                rest.ends_with(|last: char| !last.is_ascii_digit())
+            };
+            let left: Vec<_> = named.filter(ours).collect();
+            assert!(left.is_empty(), "{left:?} in {}", group.display());
+        }
         if let Ok(entries) = fs::read_dir(self.state_dir()) {
             let names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
             assert!(names.is_empty(), "{names:?}");

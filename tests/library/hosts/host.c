@@ -4,6 +4,7 @@
  *   host life LIBRARY CONFIG STATE ID BUNDLE OUTPUT      one whole life, step by step
  *   host hold LIBRARY CONFIG STATE (ID BUNDLE OUTPUT)... creates and starts each, tells its token,
  *                                                        and waits until it is killed
+ *   host fuzz LIBRARY CONFIG STATE ID BUNDLE OUTPUT      hands in a hundred thousand broken messages
  *   host made LIBRARY CONFIG STATE (ID BUNDLE OUTPUT)... the same, but nothing is started
  *
  * The messages are those of containerd.task.v2.Task, written and read by hand.
@@ -239,12 +240,61 @@ static void life(const char *id, const char *bundle, const char *output) {
   puts("a whole life");
 }
 
+static uint64_t noise(void) {
+  static uint64_t state = 88172645463325252u;
+  state ^= state << 13;
+  state ^= state >> 7;
+  state ^= state << 17;
+  return state;
+}
+
+static int known_code(int32_t code) {
+  static const int32_t codes[] = {0, 1, 3, 4, 5, 6, 9, 12, 14};
+  for (size_t at = 0; at < sizeof codes / sizeof *codes; at++)
+    if (codes[at] == code) return 1;
+  return 0;
+}
+
+/* Noise, and messages of the right form with some bytes changed: every answer is one of the codes, and
+   never that of a bug. Nothing is created, for there is no bundle of that name. */
+static void fuzz(const char *id) {
+  unsigned kinds[16] = {0};
+  for (unsigned round = 0; round < 100000; round++) {
+    message m = {{0}, 0};
+    if (round % 2 == 0) {
+      m.len = noise() % 64;
+      for (size_t at = 0; at < m.len; at++) m.bytes[at] = (uint8_t)noise();
+    } else {
+      m = named(id, round % 4 == 1 ? NULL : "e");
+      if (round % 8 == 1) text(&m, 2, "/no/such/bundle");
+      number(&m, 3, noise() % 70);
+      text(&m, 7, "{}");
+      for (unsigned changes = noise() % 4; changes > 0; changes--) m.bytes[noise() % m.len] = (uint8_t)noise();
+    }
+    uint32_t method = round % 16 == 0 ? (uint32_t)noise() : 1 + noise() % 17;
+    if (round % 16 == 1) method = VMRT_ATTACH;
+    if (round % 16 == 2) method = VMRT_DIAL;
+    vmrt_result result = ask(method, &m, noise() % 8 == 0 ? noise() : 0);
+    if (!known_code(result.code)) fail("a code that none of these may have", &result);
+    if (result.code == 0 && result.fd >= 0) fail("a socket to nowhere", &result);
+    kinds[result.code]++;
+    api->free(result.data, result.len);
+  }
+  if (kinds[VMRT_INVALID_ARGUMENT] < 1000 || kinds[VMRT_NOT_FOUND] < 1000) fail("the messages are all of one kind", NULL);
+  printf("%u were no messages, %u named nothing\n", kinds[VMRT_INVALID_ARGUMENT], kinds[VMRT_NOT_FOUND]);
+}
+
 int main(int argc, char **argv) {
-  if (argc < 8 || (argc - 5) % 3 != 0) fail("host life|hold|made LIBRARY CONFIG STATE (ID BUNDLE OUTPUT)...", NULL);
+  if (argc < 8 || (argc - 5) % 3 != 0) fail("host life|hold|made|fuzz LIBRARY CONFIG STATE (ID BUNDLE OUTPUT)...", NULL);
   setvbuf(stdout, NULL, _IOLBF, 0);
   load(argv[2], argv[3], argv[4]);
   if (strcmp(argv[1], "life") == 0) {
     life(argv[5], argv[6], argv[7]);
+    api->close(instance);
+    return 0;
+  }
+  if (strcmp(argv[1], "fuzz") == 0) {
+    fuzz(argv[5]);
     api->close(instance);
     return 0;
   }

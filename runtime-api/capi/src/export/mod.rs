@@ -289,3 +289,6 @@ fn status(error: &Error) -> c_int {
     ::log::error!("{}", error.chain());
     code_of(error.kind()) as c_int
 }
+
+#[cfg(test)]
+mod tests;
