@@ -2,17 +2,20 @@
 
 use std::fs;
 
+use conformance::Bundle;
 use runtime_api::ErrorKind;
 use runtime_capi::load::{self, Library, Options};
+use runtime_capi::select::{Libraries, Runtimes, Selected, Trust};
 
 use crate::Case;
-use crate::place::Place;
+use crate::place::{Place, init, start};
 
 pub(crate) const CASES: &[Case] = &[
     ("a library that cannot be used is refused with the reason", refused),
     ("bad options are refused with the reason", bad_options),
     ("a state directory has one runtime at a time", one_at_a_time),
     ("the library tells its version", version),
+    ("a crio.conf decides between the library and runc", selection),
 ];
 
 fn error_of(place: &Place, path: &std::path::Path, options: &Options) -> runtime_api::Error {
@@ -93,4 +96,40 @@ fn version(place: &Place) {
     let library = Library::load(&place.library()).unwrap();
     assert_eq!(library.version(), env!("CARGO_PKG_VERSION"));
     assert!(place.open().capabilities().attach);
+}
+
+fn selection(place: &Place) {
+    let drop_ins = place.root.join("crio.conf.d");
+    fs::create_dir(&drop_ins).unwrap();
+    let text = format!(
+        "[crio.runtime.runtimes.vmrt]\nruntime_path = {:?}\nversion = \"v2\"\n",
+        place.library()
+    );
+    fs::write(drop_ins.join("50-vmrt.conf"), text).unwrap();
+    let runtimes = Runtimes::read(&place.root.join("crio.conf"), &drop_ins).unwrap();
+
+    let trusted = runtimes.select("vmrt", Trust::Trusted).unwrap();
+    assert_eq!(trusted, Selected::Command(None));
+    assert_eq!(runtimes.select("", Trust::Untrusted).unwrap(), Selected::Command(None));
+    let Selected::Library(path) = runtimes.select("vmrt", Trust::Untrusted).unwrap() else {
+        panic!("not the library")
+    };
+
+    // Another path is another instance, also of the same library.
+    let copy = place.root.join("copy.so");
+    fs::copy(&path, &copy).unwrap();
+    let _entered = place.executor.enter();
+    let libraries = Libraries::new(place.options());
+    let (one, same) = (libraries.runtime(&path).unwrap(), libraries.runtime(&path).unwrap());
+    let other = libraries.runtime(&copy).unwrap();
+    assert!(std::ptr::addr_eq(std::sync::Arc::as_ptr(&one), std::sync::Arc::as_ptr(&same)));
+    assert!(!std::ptr::addr_eq(std::sync::Arc::as_ptr(&one), std::sync::Arc::as_ptr(&other)));
+    let id = place.id("c");
+    place.run(async {
+        start(&*one, place.request(&id, &Bundle::running(&["true"]))).await.unwrap();
+        assert_eq!(one.wait(&init(&id)).await.unwrap().code, 0);
+        let stranger = other.state(&init(&id)).await.unwrap_err();
+        assert_eq!(stranger.kind(), ErrorKind::NotFound);
+        one.delete(&init(&id)).await.unwrap();
+    });
 }

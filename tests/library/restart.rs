@@ -13,6 +13,7 @@ use crate::place::{Place, becomes, dispose, init};
 
 pub(crate) const CASES: &[Case] = &[
     ("a daemon is killed with output flowing: nothing is lost", output_goes_on),
+    ("what is in a pipe when its daemon is killed is still in it after that", pipe_goes_on),
     ("an exit while no daemon is there keeps its code", exit_meanwhile),
     ("five sandboxes are attached to within their time", five_sandboxes),
     ("a container that was only created survives and can be started", created_only),
@@ -30,11 +31,22 @@ struct Daemon {
 impl Daemon {
     /// Starts one with these containers: their ids and what they run.
     fn start(place: &Place, mode: &str, containers: &[(&str, &[&str])]) -> Self {
+        let file = |id: &str| format!("file://{}", place.output(id).display());
+        Self::start_with(place, mode, containers, file)
+    }
+
+    /// As [`start`](Self::start), with the output of each container to where `output` says.
+    fn start_with(
+        place: &Place,
+        mode: &str,
+        containers: &[(&str, &[&str])],
+        output: impl Fn(&str) -> String,
+    ) -> Self {
         let mut host = Command::new(crate::hosts::host(place));
         host.arg(mode).arg(place.library()).arg(place.config()).arg(place.state_dir());
         for (id, words) in containers {
             let bundle = place.bundle(id, &Bundle::running(words));
-            host.arg(id).arg(bundle).arg(format!("file://{}", place.output(id).display()));
+            host.arg(id).arg(bundle).arg(output(id));
         }
         let mut child = host.stdout(Stdio::piped()).spawn().unwrap();
         let mut tokens = HashMap::new();
@@ -98,6 +110,37 @@ fn output_goes_on(place: &Place) {
     });
     assert!(before < place.text(&id).len(), "all of it had come before");
     assert_whole(&place.text(&id), 2_000_000);
+    place.is_clean();
+}
+
+fn pipe_goes_on(place: &Place) {
+    let id = place.id("c");
+    let path = place.root.join("pipe");
+    let made = Command::new("mkfifo").arg(&path).status().unwrap();
+    assert!(made.success());
+    // Nobody reads: the pipe is full, and the process waits.
+    let words: &[&str] = &["seq", "1", "100000"];
+    let daemon = Daemon::start_with(place, "hold", &[(&id, words)], |_| path.display().to_string());
+    std::thread::sleep(Duration::from_secs(1));
+    let tokens = daemon.crash();
+    // It had no other end, and yet.
+    let runtime = place.open();
+    let text = place.run(async {
+        runtime.attach(&tokens[&id]).await.unwrap();
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut text = String::new();
+            let mut reader = BufReader::new(std::fs::File::open(path).unwrap());
+            while !text.ends_with("\n100000\n") {
+                assert!(reader.read_line(&mut text).unwrap() > 0, "{} bytes came", text.len());
+            }
+            text
+        });
+        let text = reading.await.unwrap();
+        assert_eq!(runtime.wait(&init(&id)).await.unwrap().code, 0);
+        runtime.delete(&init(&id)).await.unwrap();
+        text
+    });
+    assert_whole(&text, 100_000);
     place.is_clean();
 }
 
