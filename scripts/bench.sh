@@ -22,6 +22,7 @@ cd -- "$repo"
 export CARGO_TARGET_DIR=$repo/target
 build >&2
 export VMRT_SHIM=$repo/target/release/containerd-shim-vmrt-v2
+export VMRT_LIBRARY=$repo/target/release/libvmrt.so
 export VMRT_GUEST_IMAGE=$repo/target/guest-image
 export VMRT_TEST_IMAGE=$repo/target/images/busybox.tar
 cd -- "$directory"

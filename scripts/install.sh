@@ -4,7 +4,8 @@
 # Usage: scripts/install.sh [--prefix DIR] [--sysconfdir DIR] [--uninstall]
 #
 #   PREFIX/bin/containerd-shim-vmrt-v2   the shim
-#   PREFIX/lib/vmrt/libvmrt.so           the library, when it is built
+#   PREFIX/lib/vmrt/libvmrt.so           the library
+#   PREFIX/include/vmrt.h                its interface
 #   PREFIX/share/vmrt/guest-image/       what the VMs boot
 #   SYSCONFDIR/vmrt/config.toml          the configuration; an existing one is kept
 #
@@ -13,9 +14,7 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
-prefix=/usr/local
-sysconfdir=/etc
-action=install_all
+prefix=/usr/local sysconfdir=/etc action=install_all
 while (($#)); do
     case $1 in
         --prefix | --sysconfdir)
@@ -28,9 +27,8 @@ while (($#)); do
         *) die "usage: $0 [--prefix DIR] [--sysconfdir DIR] [--uninstall]" ;;
     esac
 done
-prefix=${prefix%/}
+prefix=${prefix%/} config=${sysconfdir%/}/vmrt/config.toml
 share=$prefix/share/vmrt
-config=${sysconfdir%/}/vmrt/config.toml
 # What an installation made, a path per line; --uninstall goes by it.
 manifest=$share/installed
 
@@ -45,12 +43,14 @@ default_config() { printf '# See the README for what can be set.\nguest_image = 
 
 install_all() {
     local shim=$repo/target/release/containerd-shim-vmrt-v2 library=$repo/target/release/libvmrt.so file
-    [[ -x $shim ]] || die "$shim is missing: run scripts/build.sh"
-    [[ -d $repo/target/guest-image ]] || die "$repo/target/guest-image is missing: run scripts/build.sh"
+    for file in "$shim" "$library" "$repo/target/guest-image"; do
+        [[ -e $file ]] || die "$file is missing: run scripts/build.sh"
+    done
     mkdir -p -- "$share"
     : >"$manifest.new"
     place 755 "$shim" "$prefix/bin/containerd-shim-vmrt-v2"
-    [[ ! -e $library ]] || place 644 "$library" "$prefix/lib/vmrt/libvmrt.so"
+    place 644 "$library" "$prefix/lib/vmrt/libvmrt.so"
+    place 644 "$repo/runtime-api/capi/include/vmrt.h" "$prefix/include/vmrt.h"
     while IFS= read -r file; do
         place 644 "$repo/target/guest-image/$file" "$share/guest-image/$file"
     done < <(cd -- "$repo/target/guest-image" && find . -type f -printf '%P\n' | sort)

@@ -13,7 +13,7 @@ pub(crate) const CASES: &[Case] = &[
     ("the header is C99 and C++", header),
     ("a daemon in C leads a whole life, without an error of memory", daemon_in_c),
     ("whatever bytes come: the answer is typed, and no memory is lost", fuzz),
-    ("a daemon in Go has 64 goroutines and a thousand pending waits", daemon_in_go),
+    ("a daemon in Go leads a whole life, with 64 goroutines and a thousand waits", daemon_in_go),
 ];
 
 /// What the container of a whole life runs: it listens, and ends with 7 on SIGTERM.
@@ -97,7 +97,7 @@ fn daemon_in_go(place: &Place) {
     go.env("GOCACHE", part("VMRT_LIBRARY").with_file_name("go-cache"));
     succeeded(go.output());
     let id = place.id("c");
-    let bundle = place.bundle(&id, &Bundle::running(&["sleep", "1000"]));
+    let bundle = place.bundle(&id, &Bundle::running(&["sh", "-c", LIFE]));
     let mut host = Command::new(path);
     host.arg(place.library()).arg(place.config()).arg(place.state_dir());
     host.arg(&id).arg(bundle).arg(format!("file://{}", place.output(&id).display()));

@@ -2,6 +2,7 @@
 
 mod data;
 mod density;
+mod library;
 mod life;
 mod memory;
 mod network;
@@ -25,9 +26,18 @@ pub(crate) struct Row {
 
 /// All rows in their order.
 pub(crate) fn all() -> impl Iterator<Item = &'static Row> {
-    [life::ROWS, parallel::ROWS, rpc::ROWS, data::ROWS, network::ROWS, memory::ROWS, density::ROWS]
-        .into_iter()
-        .flatten()
+    [
+        life::ROWS,
+        parallel::ROWS,
+        rpc::ROWS,
+        library::ROWS,
+        data::ROWS,
+        network::ROWS,
+        memory::ROWS,
+        density::ROWS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// The row that a measure comes from.

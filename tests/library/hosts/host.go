@@ -42,6 +42,8 @@ import "C"
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -60,6 +62,7 @@ const (
 type answer struct {
 	ref  uint64
 	code int32
+	fd   int
 	data []byte
 }
 
@@ -92,7 +95,7 @@ func open(library, config, state string) *daemon {
 func (d *daemon) take(result *C.vmrt_result) answer {
 	data := C.GoBytes(unsafe.Pointer(result.data), C.int(result.len))
 	C.give_back(d.api, result.data, result.len)
-	return answer{uint64(result.ref), int32(result.code), data}
+	return answer{uint64(result.ref), int32(result.code), int(result.fd), data}
 }
 
 func (d *daemon) reap() {
@@ -197,6 +200,57 @@ func exitCode(message []byte, field byte) uint64 {
 	return 0
 }
 
+func (d *daemon) exec(id string, ref uint64) {
+	process := `{"args":["sh","-c","exit 5"],"cwd":"/","env":["PATH=/bin"],"user":{"uid":0,"gid":0}}`
+	spec := text(text(nil, 1, "types.containerd.io/opencontainers/runtime-spec/1/Process"), 2, process)
+	exec := text(named(id), 2, "e")
+	d.must("exec", C.VMRT_EXEC, text(exec, 7, string(spec)), ref)
+	d.must("start the exec", C.VMRT_START, exec, ref)
+	if code := exitCode(d.must("wait for the exec", C.VMRT_WAIT, exec, ref).data, 1); code != 5 {
+		fail("the exec ends with %d", code)
+	}
+	d.must("delete the exec", C.VMRT_DELETE, exec, ref)
+}
+
+// dial forwards a port: what goes to 7000 comes back.
+func (d *daemon) dial(id string) {
+	dialled := d.call(C.VMRT_DIAL, number(named(id), 2, 7000), 0)
+	for tries := 0; dialled.code == C.VMRT_UNAVAILABLE && tries < 200; tries++ {
+		time.Sleep(50 * time.Millisecond)
+		dialled = d.call(C.VMRT_DIAL, number(named(id), 2, 7000), 0)
+	}
+	if dialled.code != C.VMRT_OK {
+		fail("dial: code %d: %s", dialled.code, dialled.data)
+	}
+	file := os.NewFile(uintptr(dialled.fd), "port")
+	connection, err := net.FileConn(file)
+	file.Close()
+	if err != nil {
+		fail("the socket of a port: %v", err)
+	}
+	defer connection.Close()
+	echoed := make([]byte, 5)
+	if _, err := connection.Write([]byte("hello")); err != nil {
+		fail("write to the port: %v", err)
+	}
+	if _, err := io.ReadFull(connection, echoed); err != nil || string(echoed) != "hello" {
+		fail("the port says %q: %v", echoed, err)
+	}
+}
+
+// stop asks with SIGTERM, and insists with SIGKILL when the time is over.
+func (d *daemon) stop(id string, ref uint64, patience time.Duration) {
+	ended := make(chan answer, 1)
+	go func() { ended <- d.call(C.VMRT_WAIT, named(id), ref) }()
+	d.must("kill", C.VMRT_KILL, number(named(id), 3, 15), ref)
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		d.must("kill at the deadline", C.VMRT_KILL, number(named(id), 3, 9), ref)
+		<-ended
+	}
+}
+
 func status(field string) string {
 	all, err := os.ReadFile("/proc/self/status")
 	if err != nil {
@@ -251,13 +305,15 @@ func main() {
 		fail("%d threads before a thousand waits, %d after", before, after)
 	}
 	d.must("stats", C.VMRT_STATS, named(id), created.ref)
-	d.must("kill", C.VMRT_KILL, number(named(id), 3, 9), created.ref)
+	d.exec(id, created.ref)
+	d.dial(id)
+	d.stop(id, created.ref, 20*time.Second)
 	for i := 0; i < waits; i++ {
-		if end := <-ended; end.code != C.VMRT_OK || exitCode(end.data, 1) != 137 {
+		if end := <-ended; end.code != C.VMRT_OK || exitCode(end.data, 1) != 7 {
 			fail("a wait ends with code %d", end.code)
 		}
 	}
-	if code := exitCode(d.must("delete", C.VMRT_DELETE, named(id), created.ref).data, 2); code != 137 {
+	if code := exitCode(d.must("delete", C.VMRT_DELETE, named(id), created.ref).data, 2); code != 7 {
 		fail("deleted with exit code %d", code)
 	}
 	if gone := d.call(C.VMRT_STATE, named(id), created.ref); gone.code != C.VMRT_NOT_FOUND {

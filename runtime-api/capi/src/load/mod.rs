@@ -13,6 +13,7 @@ use runtime_api::{Result, Runtime};
 
 pub use library::Library;
 use runtime::LibraryRuntime;
+pub use runtime::{Answer, Instance};
 
 /// How a runtime of a library is opened; see `vmrt_options`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -59,8 +59,8 @@ pub(super) struct LibraryRuntime {
     reaper: tokio::task::JoinHandle<()>,
 }
 
-/// An open instance. It is closed when nobody uses it any more.
-struct Instance {
+/// An open instance, without a reaper of its own. It is closed when nobody uses it any more.
+pub struct Instance {
     library: Library,
     pointer: *mut Opaque,
     /// Outlives the instance, which holds a pointer to it.
@@ -74,12 +74,17 @@ unsafe impl Send for Instance {}
 // SAFETY: as above.
 unsafe impl Sync for Instance {}
 
-/// What a request is answered with.
-struct Answer {
-    key: u64,
-    code: i32,
-    fd: Option<OwnedFd>,
-    data: Vec<u8>,
+/// What a request is answered with; see `vmrt_result`.
+#[derive(Debug)]
+pub struct Answer {
+    /// What finds the container faster from now on; 0 for nothing.
+    pub key: u64,
+    /// The number of a gRPC status.
+    pub code: i32,
+    /// The socket of a Dial.
+    pub fd: Option<OwnedFd>,
+    /// The response, or what is wrong.
+    pub data: Vec<u8>,
 }
 
 impl LibraryRuntime {
@@ -144,7 +149,11 @@ fn topic_of(number: u32) -> &'static str {
 }
 
 impl Instance {
-    fn open(library: Library, options: &Options) -> Result<Self> {
+    /// Opens an instance.
+    ///
+    /// # Errors
+    /// What the library answers, with the last error that it has logged.
+    pub fn open(library: Library, options: &Options) -> Result<Self> {
         let text = |path: &Path| {
             CString::new(path.as_os_str().as_bytes())
                 .map_err(|error| Error::invalid_argument("a path with NUL").with_source(error))
@@ -231,7 +240,11 @@ impl Instance {
         Err(Error::new(convert::kind_of_number(answer.code), message))
     }
 
-    fn submit(
+    /// Hands a request in. `None`: the answer will have to be reaped.
+    ///
+    /// # Errors
+    /// `Internal` when the library does not take it.
+    pub fn submit(
         &self,
         tag: u64,
         method: u32,
