@@ -44,11 +44,11 @@ fn listed(daemon: &Daemon, id: &str) -> Option<(String, u32)> {
     Some((fields[2].to_owned(), fields[1].parse().unwrap()))
 }
 
-fn state(daemon: &Daemon, id: &str) -> String {
+pub(crate) fn state(daemon: &Daemon, id: &str) -> String {
     listed(daemon, id).map(|(state, _)| state).unwrap_or_default()
 }
 
-fn becomes(daemon: &Daemon, id: &str, wanted: &str) {
+pub(crate) fn becomes(daemon: &Daemon, id: &str, wanted: &str) {
     let limit = Duration::from_secs(10);
     assert!(
         eventually(limit, || state(daemon, id) == wanted),
@@ -58,7 +58,7 @@ fn becomes(daemon: &Daemon, id: &str, wanted: &str) {
 }
 
 /// Deletes a stopped task and expects this exit code, which the client tells of in a warning.
-fn removed_with(daemon: &Daemon, id: &str, code: u32) {
+pub(crate) fn removed_with(daemon: &Daemon, id: &str, code: u32) {
     let outcome = daemon.ctr(&["task", "rm", id]).succeeds();
     let told = format!("exit code {code}\"");
     assert!(outcome.stderr.contains(&told), "{code} in: {}", outcome.stderr);
@@ -151,14 +151,14 @@ fn clock(daemon: &Daemon, id: &str) {
     assert!(passed > least * 0.98 && passed < most * 1.02, "{passed} s, not {least} to {most} s");
 }
 
-fn shim_of(id: &str) -> HostProcess {
+pub(crate) fn shim_of(id: &str) -> HostProcess {
     let ours = |process: &HostProcess| {
         process.command.contains("containerd-shim-vmrt") && process.command.contains(id)
     };
     processes().into_iter().find(ours).expect("a shim")
 }
 
-fn vmm_of(id: &str) -> HostProcess {
+pub(crate) fn vmm_of(id: &str) -> HostProcess {
     let ours = |process: &HostProcess| {
         process.command.contains("qemu-system") && process.command.contains(id)
     };

@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails loudly")]
 
 mod confinement;
+mod death;
 mod errors;
 mod life;
 mod streams;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let cases = [
         life::CASES,
+        death::CASES,
         templates::CASES,
         streams::CASES,
         confinement::CASES,

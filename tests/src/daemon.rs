@@ -47,7 +47,7 @@ impl Daemon {
         Self::launch(namespace, containerd)
     }
 
-    fn launch(namespace: &str, mut containerd: Command) -> Self {
+    fn launch(namespace: &str, containerd: Command) -> Self {
         // Short, for sockets live below it, and on disk, for overlayfs wants to be.
         let directory = tempfile::Builder::new().prefix("vmrt-").tempdir_in("/var/lib").unwrap();
         let at = |name: &str| directory.path().join(name);
@@ -58,25 +58,30 @@ impl Daemon {
             format!("guest_image = {image:?}\ntemplate_dir = {:?}\n", at("templates"));
         fs::write(at("vmrt.toml"), configuration).unwrap();
         fs::write(at("containerd.toml"), containerd_configuration(directory.path())).unwrap();
-        let log = File::create(at("containerd.log")).unwrap();
-        let path = std::env::var("PATH").unwrap_or_default();
-        let child = containerd
-            .arg("--config")
-            .arg(at("containerd.toml"))
-            .env("PATH", format!("{}:{path}", at("bin").display()))
-            .env("VMRT_CONFIG", at("vmrt.toml"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .expect("start containerd");
+        let child = spawn(containerd, directory.path());
         let namespace = namespace.to_owned();
         let daemon = Self { directory, child, namespace, cases: AtomicU32::new(0) };
-        let answers = || daemon.ctr(&["version"]).quiet().code == 0;
-        assert!(eventually(Duration::from_secs(30), answers), "containerd does not answer");
+        daemon.await_answer();
         let archive = daemon.test_image().display().to_string();
         daemon.ctr(&["image", "import", &archive]).succeeds();
         daemon
+    }
+
+    fn await_answer(&self) {
+        let answers = || self.ctr(&["version"]).quiet().code == 0;
+        assert!(eventually(Duration::from_secs(30), answers), "containerd does not answer");
+    }
+
+    /// Ends it as a crash does.
+    pub fn crash(&mut self) {
+        self.child.kill().expect("kill containerd");
+        self.child.wait().expect("wait for containerd");
+    }
+
+    /// Starts it again, on everything that it had.
+    pub fn come_back(&mut self) {
+        self.child = spawn(Command::new("containerd"), self.directory.path());
+        self.await_answer();
     }
 
     /// A name for a container that no other case has.
@@ -199,6 +204,23 @@ impl Drop for Daemon {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Starts containerd with the configuration in its directory.
+fn spawn(mut containerd: Command, directory: &Path) -> Child {
+    let at = |name: &str| directory.join(name);
+    let log = File::options().create(true).append(true).open(at("containerd.log")).unwrap();
+    let path = std::env::var("PATH").unwrap_or_default();
+    containerd
+        .arg("--config")
+        .arg(at("containerd.toml"))
+        .env("PATH", format!("{}:{path}", at("bin").display()))
+        .env("VMRT_CONFIG", at("vmrt.toml"))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .expect("start containerd")
 }
 
 /// The file or directory that the environment names.

@@ -39,6 +39,9 @@ pub struct Config {
     pub boot_timeout_s: u32,
     /// Seconds that the guest may take for one request. Default: 30.
     pub request_timeout_s: u32,
+    /// Seconds of silence after which a guest is taken for frozen, and its machine ended; at least 2.
+    /// Default: 30.
+    pub heartbeat_timeout_s: u32,
 }
 
 impl Default for Config {
@@ -54,6 +57,7 @@ impl Default for Config {
             template_dir: "/run/vmrt/templates".into(),
             boot_timeout_s: 60,
             request_timeout_s: 30,
+            heartbeat_timeout_s: 30,
         }
     }
 }
@@ -107,6 +111,10 @@ impl Config {
         positive("memory_mib", config.memory_mib)?;
         positive("boot_timeout_s", config.boot_timeout_s)?;
         positive("request_timeout_s", config.request_timeout_s)?;
+        if config.heartbeat_timeout_s < 2 {
+            let message = format!("configuration in {origin}: heartbeat_timeout_s is less than 2");
+            return Err(Error::invalid_argument(message));
+        }
         Ok(config)
     }
 
@@ -121,6 +129,10 @@ impl Config {
     pub(crate) fn request_deadline(&self) -> Duration {
         Duration::from_secs(self.request_timeout_s.into())
     }
+
+    pub(crate) fn heartbeat_deadline(&self) -> Duration {
+        Duration::from_secs(self.heartbeat_timeout_s.into())
+    }
 }
 
 #[cfg(test)]
@@ -134,6 +146,7 @@ mod tests {
         assert_eq!((config.vcpus, config.memory_mib), (1, 512));
         assert_eq!(config.accelerator, AcceleratorChoice::Auto);
         assert_eq!((config.boot_timeout_s, config.request_timeout_s), (60, 30));
+        assert_eq!(config.heartbeat_timeout_s, 30);
         assert_eq!(config.guest_image, Path::new("/usr/local/share/vmrt/guest-image"));
         assert_eq!(config.qemu, None);
         assert!(config.kernel_parameters.is_empty());
@@ -154,6 +167,7 @@ mod tests {
             template_dir = "/t"
             boot_timeout_s = 3
             request_timeout_s = 4
+            heartbeat_timeout_s = 5
         "#;
         let expected = Config {
             guest_image: "/g".into(),
@@ -166,15 +180,19 @@ mod tests {
             template_dir: "/t".into(),
             boot_timeout_s: 3,
             request_timeout_s: 4,
+            heartbeat_timeout_s: 5,
         };
         assert_eq!(Config::parse(text, "test").unwrap(), expected);
     }
 
     #[test]
     fn a_mistake_is_named_in_one_line() {
-        for (text, word) in
-            [("colour = 1", "colour"), ("vcpus = 0", "vcpus"), ("accelerator = \"x\"", "x")]
-        {
+        for (text, word) in [
+            ("colour = 1", "colour"),
+            ("vcpus = 0", "vcpus"),
+            ("accelerator = \"x\"", "x"),
+            ("heartbeat_timeout_s = 1", "heartbeat_timeout_s"),
+        ] {
             let error = Config::parse(text, "/etc/vmrt/config.toml").unwrap_err().chain();
             assert!(error.contains(word) && error.contains("/etc/vmrt/config.toml"), "{error}");
             assert!(!error.contains('\n'), "{error}");

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -37,6 +38,8 @@ pub(crate) struct Container {
     events: Arc<EventQueue>,
     /// Set when a deletion arrives while the creation is under way.
     cancelled: watch::Sender<bool>,
+    /// How often the guest's kernel has killed in it for want of memory, as far as that was announced.
+    oom_kills: AtomicU64,
 }
 
 impl Container {
@@ -58,6 +61,7 @@ impl Container {
             execs: Mutex::default(),
             events,
             cancelled: watch::Sender::new(false),
+            oom_kills: AtomicU64::new(0),
         }
     }
 
@@ -119,6 +123,7 @@ impl Container {
             execs: Mutex::default(),
             events,
             cancelled: watch::Sender::new(false),
+            oom_kills: AtomicU64::new(0),
         });
         Arc::clone(&container.init).take_over(&container, machine).await?;
         Ok(container)
@@ -258,6 +263,24 @@ impl Container {
             // A guest that is gone has forgotten.
             Err(error) if error.kind() == ErrorKind::Unavailable => {}
             Err(error) => log::warn!("container {} stays in its guest: {}", self.id, error.chain()),
+        }
+    }
+
+    // Memory --------------------------------------------------------------------------------------
+
+    /// Asks the guest whether it has run out of memory, and announces what is new: by an event, and for
+    /// daemons without events (CRI-O) by a file in the bundle.
+    pub(crate) async fn look_for_oom(&self, machine: &Machine) {
+        let kills = match machine.guest().tasks().stats(&self.id).await {
+            Ok(stats) => stats.memory.oom_kills,
+            Err(error) => return log::debug!("stats of {}: {}", self.id, error.chain()),
+        };
+        if self.oom_kills.fetch_max(kills, Ordering::Relaxed) < kills {
+            let file = self.bundle.join("oom");
+            if let Err(error) = File::create(&file) {
+                log::warn!("create {}: {error}", file.display());
+            }
+            self.announce(EventKind::Oom);
         }
     }
 

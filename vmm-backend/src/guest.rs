@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use guest_api::{
     DialRequest, GuestClient, HangUpRequest, Identity, PROTOCOL_VERSION, ReadOutputRequest,
-    ReadOutputResponse, ReceiveRequest, ResumeRequest, SendRequest, Stream, WriteInputRequest,
+    ReadOutputResponse, ReceiveRequest, ResumeRequest, SendRequest, Stream, WatchRequest,
+    WriteInputRequest,
 };
 use runtime_api::{Capabilities, Error, ProcessRef, Result, ResultExt, Runtime, SandboxId};
 use runtime_task::{TaskClient, TtrpcTransport, convert, error_of};
@@ -174,6 +175,24 @@ impl Guest {
         let request = WriteInputRequest { id, exec_id, data, ..Default::default() };
         let answer = self.service.write_input(context::Context::default(), &request).await;
         answer.map(drop).map_err(|error| error_of("WriteInput", error))
+    }
+
+    /// Waits until the guest has something to tell, for at most `patience` and the time that it takes to
+    /// answer, which is `grace` at the most. Names the containers that have run out of memory.
+    pub(crate) async fn watch(&self, patience: Duration, grace: Duration) -> Result<Vec<String>> {
+        let milliseconds = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
+        let request = WatchRequest { patience: milliseconds, ..Default::default() };
+        let answer = self.service.watch(context::Context::default(), &request);
+        match tokio::time::timeout(patience + grace, answer).await {
+            Ok(answer) => {
+                let answer = answer.map_err(|error| error_of("Watch", error))?;
+                Ok(answer.out_of_memory)
+            }
+            Err(_) => {
+                let silence = patience + grace;
+                Err(Error::deadline_exceeded(format!("the guest was silent for {silence:?}")))
+            }
+        }
     }
 
     /// Connects to a port of the guest.

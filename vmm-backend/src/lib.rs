@@ -21,6 +21,8 @@ mod sandbox;
 mod machine;
 pub use machine::warm;
 
+mod watchdog;
+
 mod template;
 pub use template::{Checked, Templates};
 

@@ -117,8 +117,11 @@ impl Process {
                 ExitStatus { code: KILLED, at: SystemTime::now() }
             }
         };
-        // The start must be told of before the exit.
+        // The start must be told of before the exit, and so must what it died of.
         self.life.reach(|phase| *phase != Phase::Starting).await;
+        if exit.code == KILLED {
+            container.look_for_oom(&machine).await;
+        }
         self.flush().await;
         if self.reference.exec.is_none() {
             container.execs_exited(EXEC_EXIT_DEADLINE).await;

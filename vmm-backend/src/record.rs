@@ -39,6 +39,8 @@ pub(crate) struct MachineRecord {
     pub(crate) created_at: SystemTime,
     /// How long the guest may take for a request.
     pub(crate) deadline: Duration,
+    /// How long it may be silent.
+    pub(crate) heartbeat: Duration,
 }
 
 /// A process of a container that can be attached to, from before its creation in the guest until it
@@ -90,6 +92,8 @@ struct MachineForm {
     created_at: u64,
     /// Milliseconds.
     deadline: u64,
+    /// Milliseconds.
+    heartbeat: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -135,6 +139,7 @@ impl From<&Record> for SandboxForm {
                 machine.created_at.duration_since(UNIX_EPOCH).unwrap_or_default(),
             ),
             deadline: milliseconds(machine.deadline),
+            heartbeat: milliseconds(machine.heartbeat),
         });
         Self { version: VERSION, owner: record.owner, cgroup: record.cgroup.clone(), machine }
     }
@@ -149,6 +154,7 @@ impl From<SandboxForm> for Record {
             implicit: machine.implicit,
             created_at: UNIX_EPOCH + Duration::from_millis(machine.created_at),
             deadline: Duration::from_millis(machine.deadline),
+            heartbeat: Duration::from_millis(machine.heartbeat),
         });
         Self { owner: form.owner, cgroup: form.cgroup, machine }
     }
@@ -232,13 +238,14 @@ mod tests {
             implicit: true,
             created_at: UNIX_EPOCH + Duration::from_secs(9),
             deadline: Duration::from_secs(30),
+            heartbeat: Duration::from_secs(20),
         };
         let record = Record { owner: None, cgroup: Some("/g".into()), machine: Some(machine) };
         record.write(&path).unwrap();
         let frozen = concat!(
             r#"{"version":2,"owner":null,"cgroup":"/g","machine":{"vmm":{"pid":7,"start_time":8},"#,
             r#""hostname":"h","machine_id":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1],"implicit":true,"#,
-            r#""created_at":9000,"deadline":30000}}"#
+            r#""created_at":9000,"deadline":30000,"heartbeat":20000}}"#
         );
         assert_eq!(fs::read_to_string(&path).unwrap(), frozen);
         assert_eq!(Record::read(&path).unwrap(), Some(record));

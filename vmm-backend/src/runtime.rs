@@ -201,6 +201,7 @@ impl Shared {
         let sandbox = &container.sandbox;
         {
             let mut registry = self.registry();
+            sandbox.members.remove(&container.id);
             registry.containers.remove(&container.id);
             registry.keys.remove(&container.key);
             if !sandbox.implicit || registry.has_containers(sandbox) {
@@ -293,6 +294,7 @@ impl Registry {
     }
 
     pub(crate) fn insert(&mut self, container: Arc<Container>) {
+        container.sandbox.members.add(&container);
         self.keys.insert(container.key, Arc::clone(&container));
         self.containers.insert(container.id.clone(), container);
     }

@@ -10,7 +10,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use runtime_api::{Error, Result, SandboxId, SandboxState};
 use tokio::sync::{OnceCell, watch};
@@ -25,6 +25,7 @@ use crate::process_identity::ProcessIdentity;
 use crate::record::{MachineRecord, Record};
 use crate::runtime::Host;
 use crate::vmm::{Lifetime, NetworkNamespace};
+use crate::watchdog::{self, Members};
 
 /// What a sandbox is launched with.
 pub(crate) struct Launch {
@@ -46,6 +47,8 @@ pub(crate) struct Sandbox {
     pub(crate) created_at: SystemTime,
     /// Whether its machine lives on without this process.
     pub(crate) survives: bool,
+    /// Its containers.
+    pub(crate) members: Arc<Members>,
     cgroup: Option<HostCgroup>,
     boot: watch::Receiver<Boot>,
     task: AbortHandle,
@@ -94,11 +97,15 @@ impl Sandbox {
             cgroup: cgroup.clone(),
             created_at,
         };
+        let members = Arc::<Members>::default();
+        let told = Arc::clone(&members);
         let task = tokio::spawn(async move {
             match birth.start().await {
                 Ok(machine) => {
                     log::info!("phases of sandbox {}: {}", birth.launch.id, machine.phases());
-                    follow(&birth.launch.id, machine, &done).await;
+                    done.send_replace(Boot::Ready(Arc::clone(&machine)));
+                    let heartbeat = birth.launch.config.heartbeat_deadline();
+                    follow(&birth.launch.id, &machine, &told, heartbeat).await;
                 }
                 Err(error) => {
                     log::error!("sandbox {}: {}", birth.launch.id, error.chain());
@@ -109,7 +116,18 @@ impl Sandbox {
         let task = task.abort_handle();
         let survives = host.lifetime == Lifetime::Survives;
         let destroyed = OnceCell::new();
-        Ok(Self { id, directory, implicit, created_at, survives, cgroup, boot, task, destroyed })
+        Ok(Self {
+            id,
+            directory,
+            implicit,
+            created_at,
+            survives,
+            members,
+            cgroup,
+            boot,
+            task,
+            destroyed,
+        })
     }
 
     /// The sandbox of a machine that has been taken over.
@@ -122,14 +140,19 @@ impl Sandbox {
     ) -> Self {
         let machine = Arc::new(machine);
         let (done, boot) = watch::channel(Boot::Ready(Arc::clone(&machine)));
-        let following = id.clone();
-        let task = tokio::spawn(async move { follow(&following, machine, &done).await });
+        let members = Arc::<Members>::default();
+        let (following, told, heartbeat) = (id.clone(), Arc::clone(&members), record.heartbeat);
+        let task = tokio::spawn(async move {
+            follow(&following, &machine, &told, heartbeat).await;
+            drop(done);
+        });
         Self {
             id,
             directory,
             implicit: record.implicit,
             created_at: record.created_at,
             survives: true,
+            members,
             cgroup: cgroup.map(HostCgroup::at),
             boot,
             task: task.abort_handle(),
@@ -241,6 +264,7 @@ impl Birth {
             implicit: self.launch.implicit,
             created_at: self.created_at,
             deadline: self.launch.config.request_deadline(),
+            heartbeat: self.launch.config.heartbeat_deadline(),
         };
         let cgroup = self.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
         let record = Record { owner: None, cgroup, machine: Some(machine) };
@@ -248,10 +272,16 @@ impl Birth {
     }
 }
 
-/// Tells that the machine is ready, and stays until it ends.
-async fn follow(sandbox: &SandboxId, machine: Arc<Machine>, done: &watch::Sender<Boot>) {
-    done.send_replace(Boot::Ready(Arc::clone(&machine)));
-    let exit = machine.exited().await;
+/// Stays with a machine until it ends, and ends it when its guest is silent.
+async fn follow(sandbox: &SandboxId, machine: &Machine, members: &Members, heartbeat: Duration) {
+    let watching = async {
+        watchdog::watch(machine, members, heartbeat).await;
+        std::future::pending::<()>().await;
+    };
+    let exit = tokio::select! {
+        exit = machine.exited() => exit,
+        () = watching => return,
+    };
     log::info!("machine of sandbox {sandbox} has ended: {}", exit.reason);
     if !exit.output.is_empty() {
         log::debug!("its last words: {}", exit.output);

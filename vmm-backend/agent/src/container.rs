@@ -260,15 +260,20 @@ impl Container {
     }
 
     fn announce_exit(&self, process: &Process, code: u32) {
-        let kills = self.cgroup.oom_kills();
-        if self.oom_kills.fetch_max(kills, Ordering::Relaxed) < kills {
-            self.announcer.announce(EventKind::Oom);
-        }
+        self.announce_oom();
         let pid = api_pid(process.pid());
         let exec = process.name.exec.clone();
         process.end(code, |exit| {
             self.announcer.announce(EventKind::Exit { exec, pid, exit });
         });
+    }
+
+    /// Tells of kills for want of memory that have not been told of.
+    pub(crate) fn announce_oom(&self) {
+        let kills = self.cgroup.oom_kills();
+        if self.oom_kills.fetch_max(kills, Ordering::Relaxed) < kills {
+            self.announcer.announce(EventKind::Oom);
+        }
     }
 
     /// Forgets an exec that does not run.

@@ -20,6 +20,7 @@ use crate::cgroup::Cgroup;
 use crate::container::{Announcer, Container, KILLED, Parts, api_pid};
 use crate::helper;
 use crate::launcher::{Launched, Launcher};
+use crate::oom::OomWatch;
 use crate::process::{Phase, Process};
 use crate::streams::Streams;
 
@@ -52,11 +53,16 @@ pub(crate) struct Containers {
     launcher: Arc<Launcher>,
     queue: mpsc::Sender<Event>,
     state: Mutex<State>,
+    oom: OomWatch,
 }
 
 impl Containers {
     pub(crate) fn new(launcher: Launcher, queue: mpsc::Sender<Event>) -> Self {
-        Self { launcher: Arc::new(launcher), queue, state: Mutex::default() }
+        Self { launcher: Arc::new(launcher), queue, state: Mutex::default(), oom: OomWatch::new() }
+    }
+
+    pub(crate) fn oom(&self) -> &OomWatch {
+        &self.oom
     }
 
     pub(crate) fn launcher(&self) -> &Launcher {
@@ -127,6 +133,7 @@ impl Containers {
         match made {
             Ok((container, exit)) => {
                 let container = Arc::new(container);
+                self.oom.add(&container);
                 self.state().slots.insert(id, Slot::Ready(Arc::clone(&container)));
                 container.announcer.announce(EventKind::Create {
                     bundle: request.bundle,

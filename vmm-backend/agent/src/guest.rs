@@ -1,12 +1,14 @@
 //! The guest-only service (`guest-api/proto/guest.proto`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use guest_api::{
     DialRequest, DialResponse, Guest, HangUpRequest, HangUpResponse, MAX_CHUNK, PROTOCOL_VERSION,
     ReadOutputRequest, ReadOutputResponse, ReceiveRequest, ReceiveResponse, ResumeRequest,
-    ResumeResponse, SendRequest, SendResponse, Stream, WriteInputRequest, WriteInputResponse,
+    ResumeResponse, SendRequest, SendResponse, Stream, WatchRequest, WatchResponse,
+    WriteInputRequest, WriteInputResponse,
 };
 use runtime_api::{ContainerId, Error, ExecId, ProcessRef, Result, ResultExt};
 use runtime_task::status_of;
@@ -16,6 +18,7 @@ use crate::LinuxRuntime;
 use crate::connections::Connections;
 use crate::gate::Gate;
 use crate::identity::{self, Identity, Prepared};
+use crate::oom::Bulletin;
 use crate::streams::{Chunk, Output, Wanted};
 
 /// Serves what the Task service has no words for.
@@ -24,12 +27,18 @@ pub struct GuestService {
     gate: Arc<Gate>,
     prepared: Prepared,
     connections: Connections,
+    bulletin: Arc<Bulletin>,
 }
 
 impl GuestService {
     pub(crate) fn new(runtime: Arc<LinuxRuntime>, gate: Arc<Gate>) -> Result<Self> {
-        let connections = Connections::default();
-        Ok(Self { runtime, gate, prepared: Prepared::prepare()?, connections })
+        let (connections, bulletin) = (Connections::default(), Arc::default());
+        Ok(Self { runtime, gate, prepared: Prepared::prepare()?, connections, bulletin })
+    }
+
+    /// What [`Guest::watch`] tells.
+    pub(crate) fn bulletin(&self) -> &Arc<Bulletin> {
+        &self.bulletin
     }
 
     fn resume_as(&self, request: &ResumeRequest) -> Result<ResumeResponse> {
@@ -144,6 +153,16 @@ impl Guest for GuestService {
         request: WriteInputRequest,
     ) -> ttrpc::Result<WriteInputResponse> {
         answer(self.give_input(request).await)
+    }
+
+    async fn watch(
+        &self,
+        _context: &TtrpcContext,
+        request: WatchRequest,
+    ) -> ttrpc::Result<WatchResponse> {
+        let patience = Duration::from_millis(request.patience.into());
+        let out_of_memory = self.bulletin.take(patience).await;
+        Ok(WatchResponse { out_of_memory, ..Default::default() })
     }
 
     async fn dial(

@@ -31,6 +31,8 @@ mod streams;
 
 mod reaper;
 
+mod oom;
+
 mod cgroup;
 
 mod launcher;

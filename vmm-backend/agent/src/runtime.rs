@@ -75,12 +75,16 @@ impl LinuxRuntime {
         self.containers.launcher().spares().fill().await;
     }
 
-    /// Reaps children; nothing works without it. It does not return unless it fails.
+    /// Reaps children and notices OOM kills; nothing works without it. It does not return unless it
+    /// fails.
     ///
     /// # Errors
     /// `Internal` when no signal handler can be installed.
-    pub async fn reap_forever(&self) -> Result<()> {
-        self.reaper.run().await
+    pub async fn run(&self) -> Result<()> {
+        tokio::select! {
+            ended = self.reaper.run() => ended,
+            ended = self.containers.oom().run() => ended,
+        }
     }
 
     /// Tells the runtime which sandbox it is.

@@ -21,6 +21,8 @@ pub async fn over_port(runtime: Arc<LinuxRuntime>) -> Result<()> {
     let gate = Arc::new(Gate::default());
     let tasks = TaskServer::new(Arc::clone(&runtime) as Arc<dyn Runtime>);
     let guest = GuestService::new(Arc::clone(&runtime), Arc::clone(&gate))?;
+    let (bulletin, events) = (Arc::clone(guest.bulletin()), runtime.events()?);
+    tokio::spawn(async move { bulletin.collect(events).await });
     let guest = create_guest(Arc::new(guest));
     sys::keep_resident();
     // Busy containers must not delay an answer, nor must the one that an answer is about. Helpers
@@ -33,5 +35,5 @@ pub async fn over_port(runtime: Arc<LinuxRuntime>) -> Result<()> {
         .register_service(gate.guard(ttrpc_services(tasks)))
         .register_service(gate.guard(guest));
     server.start().await.internal(|| "start the server of the port")?;
-    runtime.reap_forever().await
+    runtime.run().await
 }
