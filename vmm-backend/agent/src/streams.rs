@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 use runtime_api::{Endpoint, Error, Result, ResultExt, Stdio, WindowSize};
 use tokio::io::unix::AsyncFd;
@@ -21,6 +21,11 @@ use crate::sys;
 
 /// How long a reader may take to notice that its host has gone.
 const TAKEOVER_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How much a pipe holds at first (pipe(7)).
+const PIPE_SIZE: usize = 64 << 10;
+/// How much it holds once it has been full.
+const WIDE_PIPE_SIZE: i32 = 1 << 20;
 
 /// Which output of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,9 +149,25 @@ struct ReaderState {
     position: u64,
     /// What has been answered and not been acknowledged.
     kept: Vec<u8>,
+    /// Whether the pipe has been made wider.
+    wide: bool,
 }
 
 impl ReaderState {
+    /// Makes a pipe wider that was found full: what its process writes faster than the host comes for
+    /// it, it can then write while the host is on its way. A quiet pipe costs nothing.
+    fn widen(&mut self, taken: usize) {
+        if self.wide || taken < PIPE_SIZE {
+            return;
+        }
+        self.wide = true;
+        let Some(fd) = &self.fd else { return };
+        // A terminal has no such size.
+        if let Err(error) = fcntl(fd.get_ref(), FcntlArg::F_SETPIPE_SZ(WIDE_PIPE_SIZE)) {
+            log::debug!("widen a pipe: {error}");
+        }
+    }
+
     /// Forgets what lies before `offset`.
     fn acknowledge(&mut self, offset: u64) -> Result<()> {
         let passed = offset.checked_sub(self.position).and_then(|passed| {
@@ -172,7 +193,7 @@ impl ReaderState {
 impl Reader {
     fn new(fd: Option<OwnedFd>) -> io::Result<Self> {
         let fd = fd.map(sys::watch).transpose()?;
-        Ok(Self(Mutex::new(ReaderState { fd, position: 0, kept: Vec::new() })))
+        Ok(Self(Mutex::new(ReaderState { fd, position: 0, kept: Vec::new(), wide: false })))
     }
 
     /// Waits until there is something to tell. `exited` completes when the process has ended.
@@ -201,6 +222,7 @@ impl Reader {
         match taken {
             Ok(data) if data.is_empty() => state.fd = None,
             Ok(data) => {
+                state.widen(data.len());
                 state.kept.clone_from(&data);
                 return Ok(Chunk::Data(data));
             }
