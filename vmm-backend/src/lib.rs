@@ -7,6 +7,8 @@
 mod runtime;
 pub use runtime::{Host, VmRuntime};
 
+mod registry;
+
 mod config;
 pub use config::{CONFIG_PATH, CONFIG_VARIABLE, Config};
 

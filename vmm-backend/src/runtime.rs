@@ -11,9 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use runtime_api::{
     Capabilities, ContainerId, CreateContainer, CreateSandbox, Created, Error, ErrorKind,
-    EventStream, Exec, ExitStatus, Handle, Key, KillScope, Pid, ProcessInfo, ProcessRef,
-    ProcessState, Result, ResultExt, Runtime, SandboxId, SandboxStatus, Signal, Stats, Token,
-    Update, WindowSize,
+    EventStream, Exec, ExitStatus, Handle, KillScope, Pid, ProcessInfo, ProcessRef, ProcessState,
+    Result, ResultExt, Runtime, SandboxId, SandboxStatus, Signal, Stats, Token, Update, WindowSize,
 };
 use tokio::sync::OnceCell;
 
@@ -27,6 +26,7 @@ use crate::guest::GUEST_CAPABILITIES;
 use crate::machine::Machine;
 use crate::phase::Phase;
 use crate::process::Process;
+use crate::registry::Registry;
 use crate::sandbox::{Launch, Sandbox};
 use crate::vmm::{Lifetime, NetworkNamespace};
 
@@ -57,15 +57,6 @@ pub(crate) struct Shared {
 }
 
 type Attachments = HashMap<SandboxId, Arc<OnceCell<()>>>;
-
-#[derive(Default)]
-pub(crate) struct Registry {
-    pub(crate) sandboxes: HashMap<SandboxId, Arc<Sandbox>>,
-    pub(crate) containers: HashMap<ContainerId, Arc<Container>>,
-    /// The same containers by key.
-    keys: HashMap<Key, Arc<Container>>,
-    last_key: u64,
-}
 
 impl VmRuntime {
     /// Opens a runtime. Nothing is started yet. Where machines live on, this runtime has the state
@@ -284,28 +275,6 @@ impl Shared {
         let exit = container.delete().await?;
         self.release(&container).await?;
         Ok(exit)
-    }
-}
-
-impl Registry {
-    pub(crate) fn new_key(&mut self) -> Result<Key> {
-        self.last_key += 1;
-        Key::new(self.last_key).ok_or_else(|| Error::internal("the keys have run out"))
-    }
-
-    pub(crate) fn insert(&mut self, container: Arc<Container>) {
-        container.sandbox.members.add(&container);
-        self.keys.insert(container.key, Arc::clone(&container));
-        self.containers.insert(container.id.clone(), container);
-    }
-
-    fn sandbox(&self, id: &SandboxId) -> Result<Arc<Sandbox>> {
-        let found = self.sandboxes.get(id).cloned();
-        found.ok_or_else(|| Error::not_found(format!("sandbox {id}")))
-    }
-
-    fn has_containers(&self, sandbox: &Sandbox) -> bool {
-        self.containers.values().any(|container| container.sandbox.id == sandbox.id)
     }
 }
 

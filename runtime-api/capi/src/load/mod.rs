@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "a library is loaded and called through pointers")]
 
 mod elf;
+mod instance;
 mod library;
 mod runtime;
 
@@ -11,9 +12,9 @@ use std::sync::Arc;
 
 use runtime_api::{Result, Runtime};
 
+pub use instance::{Answer, Instance};
 pub use library::Library;
 use runtime::LibraryRuntime;
-pub use runtime::{Answer, Instance};
 
 /// How a runtime of a library is opened; see `vmrt_options`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

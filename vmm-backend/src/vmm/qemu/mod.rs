@@ -2,6 +2,7 @@
 
 mod accelerator;
 mod arguments;
+mod attach;
 mod diagnosis;
 mod output;
 mod process;
@@ -110,7 +111,7 @@ impl Vmm for Qemu {
     }
 
     async fn attach(&self, left: &LeftMachine) -> Result<Option<Box<dyn Vm>>, VmmError> {
-        let vm = vm::attach(&self.program, left).await?;
+        let vm = attach::attach(&self.program, left).await?;
         Ok(vm.map(|vm| Box::new(vm) as Box<dyn Vm>))
     }
 }

@@ -31,19 +31,17 @@ use super::output::{Tail, stderr_pipe};
 use super::process::{Descriptors, KILL_DEADLINE, Network, Process, Status, Ties};
 use super::qmp::{self, Connection, Event, Qmp};
 use super::tsc;
-use crate::vmm::{
-    ExitReason, LeftMachine, Lifetime, NetworkNamespace, Vm, VmExit, VmSpec, VmmError,
-};
+use crate::vmm::{ExitReason, Lifetime, NetworkNamespace, Vm, VmExit, VmSpec, VmmError};
 
 /// How long the outputs of a dead process may take to end; what they hold is in the kernel's
 /// buffers already.
 const DRAIN_DEADLINE: Duration = Duration::from_millis(100);
 
 /// A process, its sockets, and what happens to them when they are dropped.
-struct Machine {
-    process: Arc<Process>,
-    sockets: Sockets,
-    lifetime: Lifetime,
+pub(super) struct Machine {
+    pub(super) process: Arc<Process>,
+    pub(super) sockets: Sockets,
+    pub(super) lifetime: Lifetime,
 }
 
 impl Drop for Machine {
@@ -129,36 +127,6 @@ pub(super) async fn launch(
     Ok(QemuVm::supervised(machine, controlled, Some(stderr), Arc::clone(outputs)))
 }
 
-/// How long a machine that has closed its connections may take to end.
-const ENDING_DEADLINE: Duration = Duration::from_secs(1);
-
-/// How long a machine that is there may take to greet.
-const ATTACH_DEADLINE: Duration = Duration::from_secs(5);
-
-/// Takes control of a machine that an earlier run has left.
-pub(super) async fn attach(program: &Path, left: &LeftMachine) -> Result<Option<QemuVm>, VmmError> {
-    let sockets = Sockets::new(&left.directory)?;
-    let adopting = Process::adopt(left.vmm).map_err(|source| VmmError::Host {
-        attempt: "watch the machine in",
-        path: left.directory.clone(),
-        source,
-    })?;
-    let Some(process) = adopting else { return Ok(None) };
-    let machine = Machine { process: Arc::new(process), sockets, lifetime: Lifetime::Survives };
-    let lost = |source| VmmError::Channel { path: machine.sockets.qmp.clone(), source };
-    let controlled = timeout(ATTACH_DEADLINE, control(program, &machine.sockets))
-        .await
-        .map_err(|_| lost(io::ErrorKind::TimedOut.into()))??;
-    match controlled {
-        Ok(controlled) => Ok(Some(QemuVm::supervised(machine, controlled, None, Arc::default()))),
-        // One that is about to end lets go of its connections first.
-        Err(error) => match timeout(ENDING_DEADLINE, machine.process.exited()).await {
-            Ok(_) => Ok(None),
-            Err(_) => Err(lost(error)),
-        },
-    }
-}
-
 /// Starts the process. While it boots it must not outlive this future, whatever the spec says about
 /// later.
 async fn spawn(
@@ -203,10 +171,13 @@ async fn spawn(
 }
 
 /// The connections by which a machine is controlled: commands, answers, and its console.
-type Controlled = (Qmp, Connection, UnixStream);
+pub(super) type Controlled = (Qmp, Connection, UnixStream);
 
 /// Connects to the control socket and the console. The inner error means that QEMU went away.
-async fn control(program: &Path, sockets: &Sockets) -> Result<io::Result<Controlled>, VmmError> {
+pub(super) async fn control(
+    program: &Path,
+    sockets: &Sockets,
+) -> Result<io::Result<Controlled>, VmmError> {
     let connect = async {
         let (qmp, connection, version) =
             qmp::handshake(UnixStream::connect(&sockets.qmp).await?).await?;
@@ -288,7 +259,7 @@ impl Progress {
 }
 
 impl QemuVm {
-    fn supervised(
+    pub(super) fn supervised(
         machine: Machine,
         (qmp, connection, console): Controlled,
         stderr: Option<pipe::Receiver>,
