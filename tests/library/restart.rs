@@ -19,6 +19,7 @@ pub(crate) const CASES: &[Case] = &[
     ("a container that was only created survives and can be started", created_only),
     ("a VM that died meanwhile answers NotFound, and nothing is left", dead_meanwhile),
     ("a daemon that is killed while a VM starts leaves nothing for good", killed_early),
+    ("a sandbox that its daemon cannot have heard of is removed", unheard_of),
     ("what is no token is refused", no_token),
 ];
 
@@ -271,6 +272,19 @@ fn killed_early(place: &Place) {
     drop(place.open());
     assert!(!place.state_dir().join(&early).exists());
     assert!(!place.vmms().iter().any(|one| one.command.contains(&format!("/{early}/"))));
+}
+
+fn unheard_of(place: &Place) {
+    let id = place.id("c");
+    drop(Daemon::start(place, "made", &[(&id, &["sleep", "1000"])]).crash());
+    // As if it had been killed before the creation was answered.
+    let record = place.state_dir().join(&id).join("processes").join(format!("{id}.json"));
+    let text = std::fs::read_to_string(&record).unwrap();
+    let unfinished = text.replace("\"created\":true", "\"created\":false");
+    assert_ne!(text, unfinished);
+    std::fs::write(&record, unfinished).unwrap();
+    drop(place.open());
+    place.is_clean();
 }
 
 fn no_token(place: &Place) {

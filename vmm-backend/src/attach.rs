@@ -9,11 +9,10 @@
 //!              └──► remove what is left ─► NotFound
 //! ```
 
-use std::fs;
 use std::sync::Arc;
 
 use runtime_api::{
-    Error, ErrorKind, Handle, KillScope, ProcessRef, Result, ResultExt, SandboxId, Signal, Token,
+    Error, ErrorKind, Handle, KillScope, ProcessRef, Result, SandboxId, Signal, Token,
 };
 
 use crate::cleanup::remove_dead;
@@ -94,13 +93,18 @@ impl Shared {
 
     async fn take_over(&self, sandbox: Arc<Sandbox>) -> Result<()> {
         self.registry().sandboxes.insert(sandbox.id.clone(), Arc::clone(&sandbox));
-        let (inits, execs): (Vec<_>, Vec<_>) = process_records(&sandbox)?
-            .into_iter()
-            .partition(|record| record.process.exec.is_none());
+        let (inits, execs): (Vec<_>, Vec<_>) =
+            ProcessRecord::read_all(&sandbox.directory.processes())?
+                .into_iter()
+                .partition(|record| record.process.exec.is_none());
         for record in inits {
             let (process, events) = (record.process.clone(), Arc::clone(&self.events));
             let key = self.registry().new_key()?;
-            match Container::take_over(record, key, Arc::clone(&sandbox), events).await {
+            let taken = match record.created {
+                true => Container::take_over(record, key, Arc::clone(&sandbox), events).await,
+                false => Err(cut_off(&process)),
+            };
+            match taken {
                 Ok(container) => self.registry().insert(container),
                 Err(error) => abandon(&sandbox, &process, &error).await?,
             }
@@ -109,7 +113,8 @@ impl Shared {
             let process = record.process.clone();
             let container = self.registry().containers.get(&process.container).cloned();
             let taken = match container {
-                Some(container) => container.take_over_exec(record).await,
+                Some(container) if record.created => container.take_over_exec(record).await,
+                Some(_) => Err(cut_off(&process)),
                 None => Err(Error::not_found(format!("container {}", process.container))),
             };
             if let Err(error) = taken {
@@ -120,25 +125,11 @@ impl Shared {
     }
 }
 
-/// Reads what there is to come back to, in the order of creation.
-fn process_records(sandbox: &Sandbox) -> Result<Vec<ProcessRecord>> {
-    let directory = sandbox.directory.processes();
-    let reading = || format!("read {}", directory.display());
-    let mut records = Vec::new();
-    for entry in fs::read_dir(&directory).internal(reading)? {
-        let path = entry.internal(reading)?.path();
-        if path.extension().is_some_and(|extension| extension == "json")
-            && let Some(record) = ProcessRecord::read(&path)?
-        {
-            let written = fs::metadata(&path).and_then(|found| found.modified());
-            records.push((written.internal(reading)?, record));
-        }
-    }
-    records.sort_by_key(|(written, _)| *written);
-    Ok(records.into_iter().map(|(_, record)| record).collect())
+fn cut_off(process: &ProcessRef) -> Error {
+    Error::cancelled(format!("the creation of {process} was cut off"))
 }
 
-/// Removes what is left of a process that cannot be taken over: its creation was cut off.
+/// Removes what is left of a process that cannot be taken over.
 async fn abandon(sandbox: &Sandbox, process: &ProcessRef, error: &Error) -> Result<()> {
     if error.kind() != ErrorKind::NotFound {
         log::error!("{process} of an earlier run: {}", error.chain());

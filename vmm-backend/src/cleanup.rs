@@ -8,7 +8,7 @@ use runtime_api::{ContainerId, Result, ResultExt, SandboxId};
 use crate::host_cgroup::HostCgroup;
 use crate::layout::SandboxDirectory;
 use crate::process_identity::ProcessIdentity;
-use crate::record::Record;
+use crate::record::{ProcessRecord, Record};
 
 /// What to clean up.
 #[derive(Clone, Debug)]
@@ -40,7 +40,8 @@ pub fn cleanup(state_dir: &Path, leftover: &Leftover) -> Result<()> {
 }
 
 /// Removes the sandboxes in `state_dir` that nobody can attach to: their machine has gone, or never
-/// came to be ready. What cannot be removed is logged, and stays for the next time.
+/// came to be ready, or no daemon was told of a container in it. What cannot be removed is logged, and
+/// stays for the next time.
 pub(crate) fn sweep(state_dir: &Path) -> Result<()> {
     let reading = || format!("read {}", state_dir.display());
     for entry in fs::read_dir(state_dir).internal(reading)? {
@@ -49,16 +50,32 @@ pub(crate) fn sweep(state_dir: &Path) -> Result<()> {
         let directory = SandboxDirectory::of(state_dir, &sandbox);
         let machine = Record::read(&directory.record()).map(|record| record?.machine);
         let removed = match machine {
-            Ok(Some(machine)) if machine.vmm.is_alive() => continue,
-            Ok(_) => remove_dead(&directory),
+            Ok(Some(machine)) if machine.vmm.is_alive() && is_known(&directory) => continue,
+            Ok(machine) => machine
+                .map_or(Ok(()), |machine| machine.vmm.kill())
+                .and_then(|()| remove_dead(&directory)),
             Err(error) => Err(error),
         };
         match removed {
-            Ok(()) => log::info!("sandbox {sandbox} of an earlier run had died: it is removed"),
+            Ok(()) => log::info!(
+                "sandbox {sandbox} of an earlier run is removed: it had died, or nobody knew of it"
+            ),
             Err(error) => log::error!("remove sandbox {sandbox}: {}", error.chain()),
         }
     }
     Ok(())
+}
+
+/// Whether a daemon can have a token of one of its containers.
+fn is_known(directory: &SandboxDirectory) -> bool {
+    match ProcessRecord::read_all(&directory.processes()) {
+        Ok(records) => records.iter().any(|record| record.created),
+        // What cannot be read must not cost a container its life.
+        Err(error) => {
+            log::warn!("{}", error.chain());
+            true
+        }
+    }
 }
 
 /// Removes a sandbox without a machine, and the VMM of one that was killed while it started it.

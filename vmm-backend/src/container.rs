@@ -110,7 +110,7 @@ impl Container {
         sandbox: Arc<Sandbox>,
         events: Arc<EventQueue>,
     ) -> Result<Arc<Self>> {
-        let ProcessRecord { process, bundle, stdio } = record;
+        let ProcessRecord { process, bundle, stdio, .. } = record;
         let machine = sandbox.machine().await?;
         let container = Arc::new(Self {
             id: process.container.clone(),
@@ -146,9 +146,7 @@ impl Container {
         let translation = bundle.translate(&self.id, &guest_bundle)?;
         let streams = OpenStreams::open(&self.init.stdio)?;
         self.prepare(&translation)?;
-        let (process, stdio) = (self.init.reference.clone(), self.init.stdio.clone());
-        let record = ProcessRecord { process, bundle: self.bundle.clone(), stdio };
-        self.sandbox.remember(&record)?;
+        self.sandbox.remember(&self.record(&self.init, false))?;
         phases.end("prepare");
         let machine = self.sandbox.machine().await?;
         // Told of by the sandbox.
@@ -164,10 +162,20 @@ impl Container {
         let process = &self.init.reference;
         let journal = self.sandbox.keep(&machine, process, &streams).await?;
         machine.guest().tasks().create_container(request).await?;
+        self.sandbox.remember(&self.record(&self.init, true))?;
         self.init.put_streams(streams.run(machine.guest(), process, journal));
         phases.end("create");
         log::info!("phases of container {}: {phases}", self.id);
         Ok(machine)
+    }
+
+    fn record(&self, process: &Process, created: bool) -> ProcessRecord {
+        ProcessRecord {
+            process: process.reference.clone(),
+            created,
+            bundle: self.bundle.clone(),
+            stdio: process.stdio.clone(),
+        }
     }
 
     /// Puts the root filesystem, the volumes and the spec where the guest will find them.
@@ -345,12 +353,11 @@ impl Container {
     async fn exec_in_guest(&self, process: &Process, mut request: Exec) -> Result<Arc<Machine>> {
         let streams = OpenStreams::open(&request.stdio)?;
         let machine = self.sandbox.machine().await?;
-        let (reference, bundle) = (process.reference.clone(), self.bundle.clone());
-        let record = ProcessRecord { process: reference, bundle, stdio: process.stdio.clone() };
-        self.sandbox.remember(&record)?;
+        self.sandbox.remember(&self.record(process, false))?;
         let journal = self.sandbox.keep(&machine, &process.reference, &streams).await?;
         request.stdio = streams.guest_stdio(request.stdio.terminal);
         machine.guest().tasks().exec(request).await?;
+        self.sandbox.remember(&self.record(process, true))?;
         process.put_streams(streams.run(machine.guest(), &process.reference, journal));
         Ok(machine)
     }

@@ -43,11 +43,12 @@ pub(crate) struct MachineRecord {
     pub(crate) heartbeat: Duration,
 }
 
-/// A process of a container that can be attached to, from before its creation in the guest until it
-/// is deleted.
+/// A process of a container, from before its creation in the guest until it is deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ProcessRecord {
     pub(crate) process: ProcessRef,
+    /// Whether its creation has been completed: before that no daemon can know of it.
+    pub(crate) created: bool,
     pub(crate) bundle: PathBuf,
     pub(crate) stdio: Stdio,
 }
@@ -71,6 +72,23 @@ impl ProcessRecord {
     /// Reads the record; `None` when there is none.
     pub(crate) fn read(path: &Path) -> Result<Option<Self>> {
         read::<ProcessForm>(path)?.map(Self::try_from).transpose()
+    }
+
+    /// Reads all records in a directory, in the order in which they were written.
+    pub(crate) fn read_all(directory: &Path) -> Result<Vec<Self>> {
+        let reading = || format!("read {}", directory.display());
+        let mut records = Vec::new();
+        for entry in fs::read_dir(directory).internal(reading)? {
+            let path = entry.internal(reading)?.path();
+            if path.extension().is_some_and(|extension| extension == "json")
+                && let Some(record) = Self::read(&path)?
+            {
+                let written = fs::metadata(&path).and_then(|found| found.modified());
+                records.push((written.internal(reading)?, record));
+            }
+        }
+        records.sort_by_key(|(written, _)| *written);
+        Ok(records.into_iter().map(|(_, record)| record).collect())
     }
 }
 
@@ -101,6 +119,7 @@ struct ProcessForm {
     version: u32,
     container: String,
     exec: Option<String>,
+    created: bool,
     bundle: PathBuf,
     stdin: String,
     stdout: String,
@@ -166,6 +185,7 @@ impl From<&ProcessRecord> for ProcessForm {
             version: VERSION,
             container: record.process.container.to_string(),
             exec: record.process.exec.as_ref().map(ToString::to_string),
+            created: record.created,
             bundle: record.bundle.clone(),
             stdin: record.stdio.stdin.to_string(),
             stdout: record.stdio.stdout.to_string(),
@@ -185,6 +205,7 @@ impl TryFrom<ProcessForm> for ProcessRecord {
                 exec: form.exec.map(ExecId::parse).transpose()?,
                 key: None,
             },
+            created: form.created,
             bundle: form.bundle,
             stdio: Stdio {
                 stdin: Endpoint::parse(&form.stdin)?,
@@ -261,12 +282,13 @@ mod tests {
         let stdout = Endpoint::Fifo("/f".into());
         let record = ProcessRecord {
             process: ProcessRef::exec(container, ExecId::parse("e").unwrap()),
+            created: true,
             bundle: "/b".into(),
             stdio: Stdio { stdout, terminal: true, ..Stdio::default() },
         };
         record.write(&path).unwrap();
         let frozen = concat!(
-            r#"{"version":2,"container":"c","exec":"e","bundle":"/b","stdin":"","#,
+            r#"{"version":2,"container":"c","exec":"e","created":true,"bundle":"/b","stdin":"","#,
             r#""stdout":"/f","stderr":"","terminal":true}"#
         );
         assert_eq!(fs::read_to_string(&path).unwrap(), frozen);
