@@ -18,7 +18,6 @@ pub(crate) const CASES: &[Case] = &[
     ("init of a pid namespace: SIGTERM to a plain sleep has no effect", pid_one),
     ("a stopped task can be deleted and started again", again),
     ("the shim is killed: the task ends with 137 and nothing is left", shim_killed),
-    ("the VMM is killed: the task ends with 137 within a second", vmm_killed),
     ("the guest's clock shows the host's time and runs at its speed", clock),
     ("an idle shim takes under 4 MiB and at most 3 threads", idle_shim),
 ];
@@ -176,15 +175,6 @@ fn shim_killed(daemon: &Daemon, id: &str) {
     );
     let gone = || matches!(state(daemon, id).as_str(), "" | "STOPPED" | "UNKNOWN");
     assert!(eventually(Duration::from_secs(5), gone), "{}", state(daemon, id));
-}
-
-fn vmm_killed(daemon: &Daemon, id: &str) {
-    daemon.run(id, &["-d"], &["sleep", "1000"]).succeeds();
-    let began = Instant::now();
-    vmm_of(id).signal("KILL");
-    becomes(daemon, id, "STOPPED");
-    assert!(began.elapsed() < Duration::from_secs(1), "it took {:?}", began.elapsed());
-    removed_with(daemon, id, 137);
 }
 
 #[expect(clippy::print_stdout, reason = "the figures are for people")]

@@ -3,9 +3,11 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails loudly")]
 
 mod confinement;
-mod death;
+mod deaths;
 mod errors;
 mod life;
+mod memory;
+mod restart;
 mod streams;
 mod templates;
 mod volumes;
@@ -24,7 +26,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let cases = [
         life::CASES,
-        death::CASES,
+        deaths::CASES,
+        memory::CASES,
+        restart::CASES,
         templates::CASES,
         streams::CASES,
         confinement::CASES,

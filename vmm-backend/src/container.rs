@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use runtime_api::{
     ContainerId, CreateContainer, Error, ErrorKind, Event, EventKind, Exec, ExecId, ExitStatus,
-    Key, KillScope, Mount, Pid, ProcessRef, Result, ResultExt, RuntimeOptions, Signal, Stdio,
+    Key, KillScope, Mount, Pid, ProcessRef, Result, ResultExt, RuntimeOptions, Signal, Stats,
+    Stdio,
 };
 use tokio::sync::watch;
 
@@ -39,7 +40,9 @@ pub(crate) struct Container {
     /// Set when a deletion arrives while the creation is under way.
     cancelled: watch::Sender<bool>,
     /// How often the guest's kernel has killed in it for want of memory, as far as that was announced.
-    oom_kills: AtomicU64,
+    pub(crate) oom_kills: AtomicU64,
+    /// What the guest has last answered, for when it does not answer any more.
+    pub(crate) last_stats: Mutex<Option<Stats>>,
 }
 
 impl Container {
@@ -62,6 +65,7 @@ impl Container {
             events,
             cancelled: watch::Sender::new(false),
             oom_kills: AtomicU64::new(0),
+            last_stats: Mutex::default(),
         }
     }
 
@@ -124,6 +128,7 @@ impl Container {
             events,
             cancelled: watch::Sender::new(false),
             oom_kills: AtomicU64::new(0),
+            last_stats: Mutex::default(),
         });
         Arc::clone(&container.init).take_over(&container, machine).await?;
         Ok(container)
@@ -271,24 +276,6 @@ impl Container {
             // A guest that is gone has forgotten.
             Err(error) if error.kind() == ErrorKind::Unavailable => {}
             Err(error) => log::warn!("container {} stays in its guest: {}", self.id, error.chain()),
-        }
-    }
-
-    // Memory --------------------------------------------------------------------------------------
-
-    /// Asks the guest whether it has run out of memory, and announces what is new: by an event, and for
-    /// daemons without events (CRI-O) by a file in the bundle.
-    pub(crate) async fn look_for_oom(&self, machine: &Machine) {
-        let kills = match machine.guest().tasks().stats(&self.id).await {
-            Ok(stats) => stats.memory.oom_kills,
-            Err(error) => return log::debug!("stats of {}: {}", self.id, error.chain()),
-        };
-        if self.oom_kills.fetch_max(kills, Ordering::Relaxed) < kills {
-            let file = self.bundle.join("oom");
-            if let Err(error) = File::create(&file) {
-                log::warn!("create {}: {error}", file.display());
-            }
-            self.announce(EventKind::Oom);
         }
     }
 

@@ -56,6 +56,8 @@ mod dial;
 
 mod events;
 
+mod figures;
+
 mod phases;
 
 mod file_identity;

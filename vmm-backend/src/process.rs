@@ -120,7 +120,7 @@ impl Process {
         // The start must be told of before the exit, and so must what it died of.
         self.life.reach(|phase| *phase != Phase::Starting).await;
         if exit.code == KILLED {
-            container.look_for_oom(&machine).await;
+            container.look_for_oom().await;
         }
         self.flush().await;
         if self.reference.exec.is_none() {

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use runtime_api::{
-    Capabilities, ContainerId, CreateContainer, CreateSandbox, Created, Error, ErrorKind,
-    EventStream, Exec, ExitStatus, Handle, KillScope, Pid, ProcessInfo, ProcessRef, ProcessState,
-    Result, ResultExt, Runtime, SandboxId, SandboxStatus, Signal, Stats, Token, Update, WindowSize,
+    Capabilities, ContainerId, CreateContainer, CreateSandbox, Created, Error, EventStream, Exec,
+    ExitStatus, Handle, KillScope, Pid, ProcessInfo, ProcessRef, ProcessState, Result, ResultExt,
+    Runtime, SandboxId, SandboxStatus, Signal, Stats, Token, Update, WindowSize,
 };
 use tokio::sync::OnceCell;
 
@@ -399,16 +399,12 @@ impl Runtime for VmRuntime {
 
     async fn stats(&self, container: &ContainerId) -> Result<Stats> {
         let (found, _) = self.0.init(container)?;
-        found.sandbox.machine().await?.guest().tasks().stats(container).await
+        found.stats().await
     }
 
     async fn pids(&self, container: &ContainerId) -> Result<Vec<ProcessInfo>> {
-        let (found, init) = self.0.init(container)?;
-        match machine_of(&found, &init).await {
-            Ok(machine) => machine.guest().tasks().pids(container).await,
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(error),
-        }
+        let (found, _) = self.0.init(container)?;
+        found.pids().await
     }
 
     async fn resize_pty(&self, process: &ProcessRef, size: WindowSize) -> Result<()> {

@@ -39,11 +39,11 @@ impl Members {
         self.all().remove(container);
     }
 
-    async fn out_of_memory(&self, ids: Vec<String>, machine: &Machine) {
+    async fn out_of_memory(&self, ids: Vec<String>) {
         for id in ids.into_iter().filter_map(|id| ContainerId::parse(id).ok()) {
             let container = self.all().get(&id).and_then(Weak::upgrade);
             if let Some(container) = container {
-                container.look_for_oom(machine).await;
+                container.look_for_oom().await;
             }
         }
     }
@@ -61,7 +61,7 @@ pub(crate) async fn watch(machine: &Machine, members: &Members, heartbeat: Durat
             told => told,
         };
         match told {
-            Ok(ids) => members.out_of_memory(ids, machine).await,
+            Ok(ids) => members.out_of_memory(ids).await,
             Err(error) => {
                 // A machine that ends takes its connection with it, and needs nobody's help.
                 if timeout(ENDING, machine.exited()).await.is_err() {
