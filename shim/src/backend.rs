@@ -15,11 +15,11 @@ pub trait Backend: Send + Sync + 'static {
     fn check(&self) -> Result<()>;
 
     /// Opens the runtime, inside the executor that will serve it. `state_dir` exists, is private to
-    /// the servers of one namespace of one daemon, and outlives the runtime.
+    /// the servers of one `namespace` of one daemon, and outlives the runtime.
     ///
     /// # Errors
     /// What keeps the runtime from opening.
-    fn open(&self, state_dir: &Path) -> Result<Arc<dyn Runtime>>;
+    fn open(&self, state_dir: &Path, namespace: &str) -> Result<Arc<dyn Runtime>>;
 
     /// Removes what a container has left behind, with its sandbox unless that lives on with other
     /// containers. It is called in a process of its own, and must be idempotent.

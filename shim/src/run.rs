@@ -79,7 +79,7 @@ fn serve_sandbox(backend: &dyn Backend, flags: &Flags) -> Result<()> {
         .internal(|| "start the executor")?;
     let served = executor.block_on(async {
         let service = Service {
-            runtime: backend.open(state.path())?,
+            runtime: backend.open(state.path(), &flags.namespace)?,
             sandbox: SandboxId::parse(flags.id.clone())?,
             destination: Destination {
                 address: std::env::var(EVENTS_VARIABLE).unwrap_or_default(),

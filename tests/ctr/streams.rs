@@ -1,14 +1,21 @@
 //! Input and output.
 
-use conformance::Daemon;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use conformance::{Daemon, processes};
 
 use crate::Case;
+use crate::life::{becomes, removed_with};
 
 pub(crate) const CASES: &[Case] = &[
     ("stdin: 5 MB arrive whole and end", stdin),
     ("stdout: 8 MiB arrive whole from a process that exits at once", stdout),
     ("stdout and stderr: both are whole when both are busy", both),
     ("log file: both streams are in it", log_file),
+    ("log program: both streams, whole, and its end when the task is deleted", log_program),
+    ("log program: one that is missing fails at create", log_program_missing),
     ("exec: exit code, output, user and working directory", exec),
     ("exec: the id can be used again", exec_again),
 ];
@@ -62,6 +69,39 @@ fn log_file(daemon: &Daemon, id: &str) {
         text.contains("out\n") && text.contains("err\n")
     };
     assert!(conformance::eventually(std::time::Duration::from_secs(10), complete));
+}
+
+/// Writes a program that logs into its own directory, and answers its URI.
+fn logger(directory: &Path) -> String {
+    let path = directory.join("logger");
+    let script = format!(
+        "#!/bin/sh\ncd {}\necho \"$*\" $CONTAINER_NAMESPACE $CONTAINER_ID >names\nexec 5>&-\n\
+         cat <&3 >out & cat <&4 >err\nwait\n",
+        directory.display()
+    );
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    format!("binary://{}?key=some%20value", path.display())
+}
+
+fn log_program(daemon: &Daemon, id: &str) {
+    let scratch = daemon.scratch();
+    let text = |name: &str| fs::read_to_string(scratch.path().join(name)).unwrap_or_default();
+    let uri = logger(scratch.path());
+    let script = "head -c 3000000 /dev/zero | tr '\\0' a; echo err >&2; exit 3";
+    daemon.run(id, &["-d", "--log-uri", &uri], &["sh", "-c", script]).succeeds();
+    assert_eq!(text("names"), format!("key some value {} {id}\n", daemon.namespace()));
+    becomes(daemon, id, "STOPPED");
+    removed_with(daemon, id, 3);
+    assert_eq!((text("out").len(), text("err").as_str()), (3_000_000, "err\n"));
+    let path = scratch.path().display().to_string();
+    let left: Vec<_> = processes().into_iter().filter(|one| one.command.contains(&path)).collect();
+    assert!(left.is_empty(), "{left:#?}");
+}
+
+fn log_program_missing(daemon: &Daemon, id: &str) {
+    let options = ["-d", "--log-uri", "binary:///no/such/logger"];
+    daemon.run(id, &options, &["true"]).fails_naming(&["/no/such/logger"]);
 }
 
 fn exec(daemon: &Daemon, id: &str) {

@@ -111,6 +111,11 @@ impl Daemon {
         self.ctr(&arguments)
     }
 
+    /// The namespace of its clients.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// The number of its process.
     pub fn pid(&self) -> u32 {
         self.child.id()

@@ -84,7 +84,8 @@ impl Shared {
                 log::info!("phases of attaching to sandbox {id}: {}", machine.phases());
                 let id = id.clone();
                 let cgroup = record.cgroup;
-                let sandbox = Sandbox::taken_over(id, directory, &left, cgroup, machine);
+                let sandbox =
+                    Sandbox::taken_over(&self.host, id, directory, &left, cgroup, machine);
                 self.take_over(Arc::new(sandbox)).await
             }
             _ => remove_dead(&directory),

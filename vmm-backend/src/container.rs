@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use crate::bundle::{Bundle, Translation};
 use crate::events::EventQueue;
 use crate::layout::ContainerDirectory;
+use crate::logger::Names;
 use crate::machine::Machine;
 use crate::mount;
 use crate::phase::Phase;
@@ -149,7 +150,7 @@ impl Container {
         // The machine starts meanwhile.
         let guest_bundle = Path::new(guest_api::SHARE_DIRECTORY).join(&self.id);
         let translation = bundle.translate(&self.id, &guest_bundle)?;
-        let streams = OpenStreams::open(&self.init.stdio)?;
+        let streams = OpenStreams::open(&self.init.stdio, self.log_names(&self.init)).await?;
         self.prepare(&translation)?;
         self.sandbox.remember(&self.record(&self.init, false))?;
         phases.end("prepare");
@@ -212,7 +213,7 @@ impl Container {
 
     async fn undo_creation(&self) {
         if let Some(streams) = self.init.take_streams() {
-            streams.abort();
+            streams.abort().await;
         }
         if let Some(machine) = self.sandbox.ready_machine() {
             self.forget_in_guest(&machine).await;
@@ -285,6 +286,12 @@ impl Container {
         self.sandbox.ready_machine().map_or(Pid(0), |machine| machine.pid())
     }
 
+    /// What a logging program is told of one of its processes.
+    pub(crate) fn log_names<'a>(&'a self, process: &'a Process) -> Names<'a> {
+        let exec = process.reference.exec.as_ref().map(ExecId::as_str);
+        Names { namespace: &self.sandbox.namespace, id: exec.unwrap_or(self.id.as_str()) }
+    }
+
     /// Finds one of its processes.
     pub(crate) fn process(&self, exec: Option<&ExecId>) -> Result<Arc<Process>> {
         match exec {
@@ -338,7 +345,7 @@ impl Container {
     }
 
     async fn exec_in_guest(&self, process: &Process, mut request: Exec) -> Result<Arc<Machine>> {
-        let streams = OpenStreams::open(&request.stdio)?;
+        let streams = OpenStreams::open(&request.stdio, self.log_names(process)).await?;
         let machine = self.sandbox.machine().await?;
         self.sandbox.remember(&self.record(process, false))?;
         let journal = self.sandbox.keep(&machine, &process.reference, &streams).await?;

@@ -63,6 +63,7 @@ mod phases;
 mod file_identity;
 
 mod lock;
+mod logger;
 
 mod cleanup;
 pub use cleanup::{Leftover, cleanup};

@@ -84,7 +84,7 @@ impl Process {
         machine: Arc<Machine>,
     ) -> Result<()> {
         let state = machine.guest().tasks().state(&self.reference).await?;
-        let streams = OpenStreams::reopen(&self.stdio);
+        let streams = OpenStreams::reopen(&self.stdio, container.log_names(&self)).await;
         let journal = container.sandbox.keep(&machine, &self.reference, &streams).await?;
         self.put_streams(streams.run(machine.guest(), &self.reference, journal));
         self.life.set(match state.status {

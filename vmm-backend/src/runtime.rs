@@ -35,6 +35,8 @@ use crate::vmm::{Lifetime, NetworkNamespace};
 pub struct Host {
     /// Where the sandboxes' directories are; it exists, has mode 0700, and belongs to this runtime.
     pub state_dir: PathBuf,
+    /// What the daemon calls the group of its containers, for logging programs; empty for none.
+    pub namespace: String,
     /// Where the verdict about KVM is kept, for all runtimes of the host.
     pub accelerator_cache: PathBuf,
     /// What the death of this process means for its machines.

@@ -44,6 +44,8 @@ pub(crate) struct Sandbox {
     pub(crate) id: SandboxId,
     pub(crate) directory: SandboxDirectory,
     pub(crate) implicit: bool,
+    /// What the daemon calls the group of its containers.
+    pub(crate) namespace: String,
     pub(crate) created_at: SystemTime,
     /// Whether its machine lives on without this process.
     pub(crate) survives: bool,
@@ -120,6 +122,7 @@ impl Sandbox {
             id,
             directory,
             implicit,
+            namespace: host.namespace.clone(),
             created_at,
             survives,
             members,
@@ -132,6 +135,7 @@ impl Sandbox {
 
     /// The sandbox of a machine that has been taken over.
     pub(crate) fn taken_over(
+        host: &Host,
         id: SandboxId,
         directory: SandboxDirectory,
         record: &MachineRecord,
@@ -150,6 +154,7 @@ impl Sandbox {
             id,
             directory,
             implicit: record.implicit,
+            namespace: host.namespace.clone(),
             created_at: record.created_at,
             survives: true,
             members,

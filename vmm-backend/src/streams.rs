@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use crate::guest::{Guest, Passed};
 use crate::journal::Journal;
+use crate::logger::{LogPipe, Logger, Names};
 
 /// How long a reader may take none of the output before the exit of the process is announced
 /// without waiting for it.
@@ -39,6 +40,7 @@ pub(crate) struct OpenStreams {
     stdin: Option<Input>,
     stdout: Option<Sink>,
     stderr: Option<Sink>,
+    logger: Option<Logger>,
 }
 
 struct Input {
@@ -50,32 +52,45 @@ struct Input {
 enum Sink {
     Fifo(pipe::Sender),
     File(File),
+    Logger(LogPipe),
 }
 
 impl OpenStreams {
-    /// Opens the endpoints.
+    /// Opens the endpoints; for a logging program that is to start it and to wait until it is ready.
     ///
     /// # Errors
-    /// `NotFound` and `InvalidArgument` naming the endpoint; `Unimplemented` for a binary.
-    pub(crate) fn open(stdio: &Stdio) -> Result<Self> {
-        let stderr = if stdio.terminal { None } else { sink(&stdio.stderr)? };
-        Ok(Self { stdin: input(&stdio.stdin)?, stdout: sink(&stdio.stdout)?, stderr })
+    /// `NotFound` and `InvalidArgument` naming the endpoint; those of [`Logger::start`].
+    pub(crate) async fn open(stdio: &Stdio, names: Names<'_>) -> Result<Self> {
+        let (stdin, stderr) = (input(&stdio.stdin)?, stderr(stdio));
+        let (stdout, stderr, logger) = match &stdio.stdout {
+            // One program takes both.
+            Endpoint::Binary(uri) => {
+                let (logger, [stdout, other]) = Logger::start(uri, names).await?;
+                let stderr = match stderr {
+                    Endpoint::Binary(_) => Some(Sink::Logger(other)),
+                    stderr => sink(stderr)?,
+                };
+                (Some(Sink::Logger(stdout)), stderr, Some(logger))
+            }
+            stdout => (sink(stdout)?, sink(stderr)?, None),
+        };
+        Ok(Self { stdin, stdout, stderr, logger })
     }
 
     /// Opens the endpoints of a process that has run for a while. What is not there any more is for
     /// nobody.
-    pub(crate) fn reopen(stdio: &Stdio) -> Self {
-        fn if_there<T>(opened: Result<Option<T>>) -> Option<T> {
-            opened.unwrap_or_else(|error| {
-                log::warn!("{}", error.chain());
-                None
-            })
-        }
-        let stderr = if stdio.terminal { &Endpoint::Null } else { &stdio.stderr };
-        Self {
-            stdin: if_there(input(&stdio.stdin)),
-            stdout: if_there(sink(&stdio.stdout)),
-            stderr: if_there(sink(stderr)),
+    pub(crate) async fn reopen(stdio: &Stdio, names: Names<'_>) -> Self {
+        let warn = |error: Error| log::warn!("{}", error.chain());
+        let stdin = input(&stdio.stdin).map_err(warn).unwrap_or_default();
+        let outputs = Stdio { stdin: Endpoint::Null, ..stdio.clone() };
+        match Self::open(&outputs, names).await {
+            Ok(outputs) => Self { stdin, ..outputs },
+            // One of the two may be there yet.
+            Err(_) => {
+                let stdout = sink(&stdio.stdout).map_err(warn).unwrap_or_default();
+                let stderr = sink(stderr(stdio)).map_err(warn).unwrap_or_default();
+                Self { stdin, stdout, stderr, logger: None }
+            }
         }
     }
 
@@ -128,8 +143,14 @@ impl OpenStreams {
         let input = self.stdin.map(|input| {
             tokio::spawn(pump_input(Arc::clone(guest), process.clone(), input, closed))
         });
-        Streams { outputs: outputs.into_iter().flatten().collect(), input, close }
+        let outputs = outputs.into_iter().flatten().collect();
+        Streams { outputs, input, close, logger: self.logger }
     }
+}
+
+/// A terminal has one output.
+fn stderr(stdio: &Stdio) -> &Endpoint {
+    if stdio.terminal { &Endpoint::Null } else { &stdio.stderr }
 }
 
 fn input(endpoint: &Endpoint) -> Result<Option<Input>> {
@@ -162,7 +183,10 @@ fn sink(endpoint: &Endpoint) -> Result<Option<Sink>> {
             .open(path)
             .map(|file| Some(Sink::File(file)))
             .map_err(|error| open_error(endpoint, error)),
-        Endpoint::Binary(_) => Err(Error::unimplemented(format!("log program {endpoint}"))),
+        Endpoint::Binary(_) => {
+            let message = format!("log program {endpoint} for error output alone");
+            Err(Error::invalid_argument(message))
+        }
         Endpoint::Channel => Err(Error::invalid_argument("a channel ends inside a guest only")),
     }
 }
@@ -181,6 +205,7 @@ pub(crate) struct Streams {
     outputs: Vec<Output>,
     input: Option<JoinHandle<()>>,
     close: watch::Sender<bool>,
+    logger: Option<Logger>,
 }
 
 impl Streams {
@@ -204,17 +229,23 @@ impl Streams {
         }
         for output in self.outputs {
             output.drained(DELETE_PATIENCE).await;
-            output.task.abort();
+            output.end().await;
+        }
+        if let Some(logger) = self.logger {
+            logger.finish().await;
         }
     }
 
     /// Ends everything at once.
-    pub(crate) fn abort(self) {
+    pub(crate) async fn abort(self) {
         if let Some(input) = self.input {
             input.abort();
         }
         for output in self.outputs {
-            output.task.abort();
+            output.end().await;
+        }
+        if let Some(logger) = self.logger {
+            logger.kill().await;
         }
     }
 }
@@ -253,6 +284,12 @@ impl Output {
             report.send_modify(|progress| progress.drained = true);
         });
         Self { task, progress }
+    }
+
+    /// Lets go of the sink.
+    async fn end(self) {
+        self.task.abort();
+        let _ = self.task.await;
     }
 
     /// Waits until the stream is drained, or its reader takes nothing for as long as `patience`.
@@ -311,16 +348,28 @@ impl Sink {
                 Ok(data.len())
             }
             Self::Fifo(pipe) => {
-                report.send_if_modified(|progress| !std::mem::replace(&mut progress.blocked, true));
-                let count = pipe.write(data).await.internal(|| "write to the pipe")?;
-                report.send_modify(|progress| {
-                    progress.written += count as u64;
-                    progress.blocked = false;
-                });
-                Ok(count)
+                blocking(report, pipe.write(data)).await.internal(|| "write to the pipe")
+            }
+            Self::Logger(pipe) => {
+                let written = blocking(report, pipe.write(data)).await;
+                written.internal(|| "write to the log program")
             }
         }
     }
+}
+
+/// Reports that a reader is waited for, and what it has taken.
+async fn blocking(
+    report: &watch::Sender<Progress>,
+    write: impl Future<Output = std::io::Result<usize>>,
+) -> std::io::Result<usize> {
+    report.send_if_modified(|progress| !std::mem::replace(&mut progress.blocked, true));
+    let count = write.await?;
+    report.send_modify(|progress| {
+        progress.written += count as u64;
+        progress.blocked = false;
+    });
+    Ok(count)
 }
 
 async fn pump_input(

@@ -23,6 +23,7 @@ impl Library for VirtualMachines {
         };
         Ok(Arc::new(VmRuntime::open(Host {
             state_dir: settings.state_dir,
+            namespace: String::new(),
             accelerator_cache: ACCELERATOR_CACHE.into(),
             lifetime: Lifetime::Survives,
             config,

@@ -21,9 +21,10 @@ impl Backend for VirtualMachines {
         Config::load().map(drop)
     }
 
-    fn open(&self, state_dir: &Path) -> Result<Arc<dyn Runtime>> {
+    fn open(&self, state_dir: &Path, namespace: &str) -> Result<Arc<dyn Runtime>> {
         Ok(Arc::new(VmRuntime::open(Host {
             state_dir: state_dir.to_owned(),
+            namespace: namespace.to_owned(),
             accelerator_cache: ACCELERATOR_CACHE.into(),
             lifetime: Lifetime::DiesWithOwner,
             config: Config::load()?,
