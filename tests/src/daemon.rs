@@ -84,9 +84,11 @@ impl Daemon {
         self.await_answer();
     }
 
-    /// A name for a container that no other case has.
+    /// A name for a container that no other case has, of this run or another, and that is no part of
+    /// another one.
     pub fn new_id(&self, case: &str) -> String {
-        format!("{case}-{}", self.cases.fetch_add(1, Ordering::Relaxed))
+        let number = self.cases.fetch_add(1, Ordering::Relaxed);
+        format!("{case}-{}-{number:04}", std::process::id())
     }
 
     /// A client command.
