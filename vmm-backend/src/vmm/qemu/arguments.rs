@@ -121,7 +121,9 @@ impl Arguments {
         );
         let (accelerator, cpu) = match spec.accelerator {
             Accelerator::Kvm => ("kvm", "host"),
-            Accelerator::Tcg => ("tcg,thread=multi", "max"),
+            // A kernel that is told that string instructions are fast copies byte by byte with them,
+            // and translated code takes as long for a byte as for eight.
+            Accelerator::Tcg => ("tcg,thread=multi", "max,erms=off,fsrm=off"),
         };
         self.option("-accel", accelerator);
         self.option("-cpu", cpu);
