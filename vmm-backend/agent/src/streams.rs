@@ -22,10 +22,10 @@ use crate::sys;
 /// How long a reader may take to notice that its host has gone.
 const TAKEOVER_DEADLINE: Duration = Duration::from_secs(2);
 
-/// How much a pipe holds at first (pipe(7)).
-const PIPE_SIZE: usize = 64 << 10;
-/// How much it holds once it has been full.
-const WIDE_PIPE_SIZE: i32 = 1 << 20;
+/// What a pipe holds at first (pipe(7)).
+const FULL_PIPE: usize = 64 << 10;
+/// What a pipe holds once it has been found full.
+const LARGE_PIPE: i32 = 256 << 10;
 
 /// Which output of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,25 +149,9 @@ struct ReaderState {
     position: u64,
     /// What has been answered and not been acknowledged.
     kept: Vec<u8>,
-    /// Whether the pipe has been made wider.
-    wide: bool,
 }
 
 impl ReaderState {
-    /// Makes a pipe wider that was found full: what its process writes faster than the host comes for
-    /// it, it can then write while the host is on its way. A quiet pipe costs nothing.
-    fn widen(&mut self, taken: usize) {
-        if self.wide || taken < PIPE_SIZE {
-            return;
-        }
-        self.wide = true;
-        let Some(fd) = &self.fd else { return };
-        // A terminal has no such size.
-        if let Err(error) = fcntl(fd.get_ref(), FcntlArg::F_SETPIPE_SZ(WIDE_PIPE_SIZE)) {
-            log::debug!("widen a pipe: {error}");
-        }
-    }
-
     /// Forgets what lies before `offset`.
     fn acknowledge(&mut self, offset: u64) -> Result<()> {
         let passed = offset.checked_sub(self.position).and_then(|passed| {
@@ -193,7 +177,7 @@ impl ReaderState {
 impl Reader {
     fn new(fd: Option<OwnedFd>) -> io::Result<Self> {
         let fd = fd.map(sys::watch).transpose()?;
-        Ok(Self(Mutex::new(ReaderState { fd, position: 0, kept: Vec::new(), wide: false })))
+        Ok(Self(Mutex::new(ReaderState { fd, position: 0, kept: Vec::new() })))
     }
 
     /// Waits until there is something to tell. `exited` completes when the process has ended.
@@ -222,7 +206,6 @@ impl Reader {
         match taken {
             Ok(data) if data.is_empty() => state.fd = None,
             Ok(data) => {
-                state.widen(data.len());
                 state.kept.clone_from(&data);
                 return Ok(Chunk::Data(data));
             }
@@ -248,6 +231,11 @@ async fn wait_and_take(fd: &AsyncFd<OwnedFd>, credit: usize) -> nix::Result<Vec<
 /// Reads once, into no more memory than what is queued.
 fn take(fd: &OwnedFd, credit: usize) -> nix::Result<Vec<u8>> {
     let queued = sys::queued(fd).unwrap_or(0).clamp(1, credit);
+    if queued == FULL_PIPE {
+        // Who writes so much is asked less often, and the pages cost nothing until they are used. The
+        // kernel may refuse, and then all is as before.
+        let _ = fcntl(fd, FcntlArg::F_SETPIPE_SZ(LARGE_PIPE));
+    }
     let mut data = vec![0; queued];
     loop {
         match nix::unistd::read(fd, &mut data) {

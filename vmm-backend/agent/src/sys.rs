@@ -155,9 +155,12 @@ const HEAP_RESERVE: libc::c_int = 256 << 10;
 /// Takes all memory that this process has and will soon need into its page tables. A clone that
 /// touches a page for the first time runs code of the kernel for the first time, too.
 pub(crate) fn keep_resident() {
-    for (parameter, value) in
-        [(libc::M_TOP_PAD, HEAP_RESERVE), (libc::M_TRIM_THRESHOLD, 16 * HEAP_RESERVE)]
-    {
+    for (parameter, value) in [
+        (libc::M_TOP_PAD, HEAP_RESERVE),
+        (libc::M_TRIM_THRESHOLD, 16 * HEAP_RESERVE),
+        // A chunk of output comes from there too, and not from pages that are cleared for each.
+        (libc::M_MMAP_THRESHOLD, 8 * HEAP_RESERVE),
+    ] {
         // SAFETY: the call takes integers, and changes nothing of what is allocated.
         unsafe { libc::mallopt(parameter, value) };
     }

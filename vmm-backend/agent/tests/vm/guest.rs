@@ -84,7 +84,16 @@ impl Guest {
         let share = directory.path().join("share");
         let qemu = Command::new("qemu-system-x86_64")
             .args(["-M", "q35,smm=off,sata=off,smbus=off,usb=off,hpet=off"])
-            .args(["-accel", "tcg", "-cpu", "max", "-m", "512", "-nodefaults", "-no-user-config"])
+            .args([
+                "-accel",
+                "tcg",
+                "-cpu",
+                "max,erms=off",
+                "-m",
+                "512",
+                "-nodefaults",
+                "-no-user-config",
+            ])
             .args(["-display", "none", "-serial", "stdio", "-append", COMMAND_LINE])
             .arg("-kernel")
             .arg(image.join("vmlinux"))
