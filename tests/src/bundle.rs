@@ -41,10 +41,12 @@ impl Bundle {
         Self { spec }
     }
 
-    /// Puts the container into the sandbox of another one.
+    /// Puts the container into the sandbox of another one, as containerd and CRI-O say it.
     #[must_use]
     pub fn in_sandbox(mut self, sandbox: &str) -> Self {
         self.spec["annotations"] = json!({
+            "io.kubernetes.cri.sandbox-id": sandbox,
+            "io.kubernetes.cri.container-type": "container",
             "io.kubernetes.cri-o.SandboxID": sandbox,
             "io.kubernetes.cri-o.ContainerType": "container",
         });

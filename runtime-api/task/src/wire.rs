@@ -80,6 +80,11 @@ impl TtrpcTransport {
     pub fn new(client: Client) -> Self {
         Self { client, service: SERVICES[1] }
     }
+
+    /// As [`new`](Self::new), by the name that shims of every age know.
+    pub fn to_shim(client: Client) -> Self {
+        Self { client, service: SERVICES[0] }
+    }
 }
 
 #[async_trait]

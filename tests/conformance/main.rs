@@ -1,0 +1,53 @@
+//! The conformance suite: cases that know only `&dyn Runtime`, on every door to one.
+//!
+//! `VMRT_TARGETS` chooses among `library`, `wire` and `reference`; a filter chooses among the trials,
+//! which are named `target: case`. After the run what was seen through the doors is compared: library
+//! and wire must be the same, and where the reference differs a row of `differences.toml` must say why.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails loudly")]
+
+mod bounded;
+mod case;
+mod cases;
+mod context;
+mod differences;
+mod process;
+mod record;
+mod streams;
+mod suite;
+mod target;
+mod wire;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use conformance::Leaks;
+use libtest_mimic::Arguments;
+
+use suite::{Suite, trials};
+use target::Target;
+
+/// More at a time than the machine has processors would measure its scheduler.
+const THREADS: usize = 2;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(THREADS);
+    let (cases, targets) = (cases::all(), Target::chosen());
+    if arguments.list {
+        return libtest_mimic::run(&arguments, trials(&cases, &targets, None)).exit_code();
+    }
+    let leaks = Leaks::remember();
+    let suite = Arc::new(Suite::new());
+    let conclusion = libtest_mimic::run(&arguments, trials(&cases, &targets, Some(&suite)));
+    let records = suite.records.all();
+    drop(suite);
+    let left = leaks.found_where(|thing| thing.contains("vmrt-c") || thing.contains("conformance-"));
+    #[expect(clippy::print_stderr, reason = "the report of a test program")]
+    if !left.is_empty() {
+        eprintln!("left behind by the suite: {left:#?}");
+        return ExitCode::FAILURE;
+    }
+    let _ = records;
+    conclusion.exit_code()
+}
