@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use conformance::Bundle;
 use runtime_api::{
@@ -106,6 +106,14 @@ impl Context {
         self.expect(what, seen.map(drop).map_err(|error| error.kind()), Err(wanted));
     }
 
+    /// Notes the kind of an error for which the contract leaves several, but not "anything else".
+    pub(crate) fn typed<T: Debug>(&self, what: &str, seen: Result<T>) {
+        let kind = seen.map(drop).map_err(|error| error.kind());
+        self.observe(what, &kind);
+        let told = kind.is_err() && kind != Err(ErrorKind::Internal);
+        assert!(told || self.door.target == Target::Reference, "{what} is {kind:?}");
+    }
+
     /// Notes that something succeeded, as the contract asks.
     pub(crate) fn allowed<T>(&self, what: &str, seen: Result<T>) {
         if let Err(error) = &seen
@@ -160,8 +168,8 @@ impl Context {
         let at = ProcessRef::init(request.id.clone());
         self.created.lock().unwrap().push(request.id.clone());
         let stdio = request.stdio.clone();
-        self.runtime.create_container(request.clone()).await?;
-        Ok(Process { context: self, at, streams, stdio, request: Some(request) })
+        let created = Some(self.runtime.create_container(request.clone()).await?);
+        Ok(Process { context: self, at, streams, stdio, request: Some(request), created })
     }
 
     /// Creates a container.
@@ -191,6 +199,19 @@ impl Context {
     /// A container that sleeps until it is killed.
     pub(crate) async fn sleeping(&self) -> Process<'_> {
         self.started(&["sleep", "1000"]).await
+    }
+
+    /// Notes that something ends within `limit`, and answers what came of it.
+    pub(crate) async fn within<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        work: impl Future<Output = T>,
+    ) -> T {
+        let began = Instant::now();
+        let done = work.await;
+        self.expect(&format!("{what} within {limit:?}"), began.elapsed() <= limit, true);
+        done
     }
 
     /// Runs a shell script in a container to its end.

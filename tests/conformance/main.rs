@@ -42,7 +42,8 @@ fn main() -> ExitCode {
     let conclusion = libtest_mimic::run(&arguments, trials(&cases, &targets, Some(&suite)));
     let records = suite.records.all();
     drop(suite);
-    let left = leaks.found_where(|thing| thing.contains("vmrt-c") || thing.contains("conformance-"));
+    let left =
+        leaks.found_where(|thing| thing.contains("vmrt-c") || thing.contains("conformance-"));
     #[expect(clippy::print_stderr, reason = "the report of a test program")]
     if !left.is_empty() {
         eprintln!("left behind by the suite: {left:#?}");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use runtime_api::{
-    ContainerId, CreateContainer, Exec, ExecId, ExitStatus, Json, KillScope, ProcessRef,
+    ContainerId, CreateContainer, Created, Exec, ExecId, ExitStatus, Json, KillScope, ProcessRef,
     ProcessState, Result, Signal, Status, Stdio, WindowSize,
 };
 use serde_json::Value;
@@ -18,8 +18,10 @@ pub(crate) struct Process<'a> {
     pub(crate) streams: Streams,
     /// Where they go, as the runtime was told.
     pub(crate) stdio: Stdio,
-    /// How often an exec was asked for; each has fifos of its own.
+    /// What was asked for; `None` for an exec.
     pub(crate) request: Option<CreateContainer>,
+    /// What the creation answered; `None` for an exec.
+    pub(crate) created: Option<Created>,
 }
 
 /// How a process ended, and what it wrote.
@@ -102,15 +104,15 @@ impl Process<'_> {
     /// Waits for the end of a process that runs, and deletes it.
     pub(crate) async fn end(&mut self) -> Ran {
         let exit = self.wait().await.unwrap_or_else(|error| panic!("wait: {}", error.chain()));
+        let deleted = self.delete().await;
+        let deleted = deleted.unwrap_or_else(|error| panic!("delete: {}", error.chain()));
+        assert_eq!(deleted.code, exit.code, "wait and delete tell of different exits");
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         let out = text(self.streams.out.all().await);
         let err = match &mut self.streams.err {
             Some(err) => text(err.all().await),
             None => String::new(),
         };
-        let deleted = self.delete().await;
-        let deleted = deleted.unwrap_or_else(|error| panic!("delete: {}", error.chain()));
-        assert_eq!(deleted.code, exit.code, "wait and delete tell of different exits");
         Ran { code: exit.code, out, err }
     }
 
@@ -131,7 +133,7 @@ impl Process<'_> {
             stdio: stdio.clone(),
         };
         self.context.runtime().exec(request).await?;
-        Ok(Process { context: self.context, at, streams, stdio, request: None })
+        Ok(Process { context: self.context, at, streams, stdio, request: None, created: None })
     }
 
     /// An exec of these words, without input or terminal.

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 /// What the root filesystem can run.
 const APPLETS: &[&str] = &[
-    "cat", "dd", "echo", "env", "head", "httpd", "kill", "md5sum", "nc", "printf", "seq", "sh",
-    "sleep", "true", "yes",
+    "cat", "dd", "echo", "env", "grep", "head", "hostname", "httpd", "id", "kill", "ls", "md5sum",
+    "mkdir", "nc", "printf", "seq", "sh", "sleep", "stat", "stty", "tail", "touch", "tr", "true",
+    "tty", "umount", "wc", "yes",
 ];
 
 /// A bundle whose `config.json` a case may change before it is written.

@@ -6,6 +6,7 @@
 //! ```
 
 mod forward;
+mod log;
 mod shim;
 
 use std::collections::HashMap;
@@ -25,6 +26,7 @@ use runtime_task::{Method, TaskClient, Transport, TtrpcTransport, messages};
 use ttrpc::r#async::Client;
 
 use forward::Forward;
+use log::Log;
 use shim::Shim;
 
 /// How long a call may take.
@@ -65,6 +67,7 @@ struct Connection {
     bundle: PathBuf,
     transport: Client,
     task: TaskClient<TtrpcTransport>,
+    _log: Log,
 }
 
 impl WireRuntime {
@@ -91,12 +94,13 @@ impl WireRuntime {
     }
 
     async fn connect(&self, container: &ContainerId, bundle: &Path) -> Result<Arc<Connection>> {
+        let log = Log::open(bundle).internal(|| format!("make the log of {container}"))?;
         let address = self.shim.start(container, bundle).await?;
         let transport =
             Client::connect(&address).await.internal(|| format!("connect to {address}"))?;
-        let task =
-            TaskClient::new(TtrpcTransport::to_shim(transport.clone()), CAPABILITIES, CALL);
-        let connection = Arc::new(Connection { bundle: bundle.to_owned(), transport, task });
+        let task = TaskClient::new(TtrpcTransport::to_shim(transport.clone()), CAPABILITIES, CALL);
+        let connection =
+            Arc::new(Connection { bundle: bundle.to_owned(), transport, task, _log: log });
         self.connections().insert(container.clone(), Arc::clone(&connection));
         Ok(connection)
     }
