@@ -109,7 +109,7 @@ impl Context {
     /// Notes the kind of an error for which the contract leaves several, but not "anything else".
     pub(crate) fn typed<T: Debug>(&self, what: &str, seen: Result<T>) {
         let kind = seen.map(drop).map_err(|error| error.kind());
-        self.observe(what, &kind);
+        self.observe(what, kind);
         let told = kind.is_err() && kind != Err(ErrorKind::Internal);
         assert!(told || self.door.target == Target::Reference, "{what} is {kind:?}");
     }

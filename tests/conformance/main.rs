@@ -11,8 +11,10 @@ mod case;
 mod cases;
 mod context;
 mod differences;
+mod parity;
 mod process;
 mod record;
+mod report;
 mod streams;
 mod suite;
 mod target;
@@ -24,12 +26,16 @@ use std::sync::Arc;
 use conformance::Leaks;
 use libtest_mimic::Arguments;
 
+use parity::Parity;
 use suite::{Suite, trials};
 use target::Target;
 
 /// More at a time than the machine has processors would measure its scheduler.
 const THREADS: usize = 2;
+/// What the names of all that belongs to the suite have in them.
+const MARKS: [&str; 2] = ["/run/vmrt-c", "conformance-"];
 
+#[expect(clippy::print_stdout, reason = "the report of a test program")]
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
@@ -37,18 +43,22 @@ fn main() -> ExitCode {
     if arguments.list {
         return libtest_mimic::run(&arguments, trials(&cases, &targets, None)).exit_code();
     }
+    parity::prove();
     let leaks = Leaks::remember();
     let suite = Arc::new(Suite::new());
     let conclusion = libtest_mimic::run(&arguments, trials(&cases, &targets, Some(&suite)));
     let records = suite.records.all();
+    let parity = Parity::of(&records, &suite.differences);
     drop(suite);
-    let left =
-        leaks.found_where(|thing| thing.contains("vmrt-c") || thing.contains("conformance-"));
-    #[expect(clippy::print_stderr, reason = "the report of a test program")]
+    let left = leaks.found_where(|thing| MARKS.iter().any(|mark| thing.contains(mark)));
+    let directory = report::directory();
+    let text = report::write(&records, &parity, &directory).expect("write the report");
+    println!("{text}report: {}", directory.join("matrix.html").display());
     if !left.is_empty() {
-        eprintln!("left behind by the suite: {left:#?}");
-        return ExitCode::FAILURE;
+        println!("left behind by the suite: {left:#?}");
     }
-    let _ = records;
-    conclusion.exit_code()
+    match left.is_empty() && parity.holds() {
+        true => conclusion.exit_code(),
+        false => ExitCode::FAILURE,
+    }
 }

@@ -79,6 +79,12 @@ impl Process<'_> {
         self.context.runtime().close_io(&self.at).await
     }
 
+    /// Ends the input as clients do: their own end goes, then the runtime is told.
+    pub(crate) async fn end_input(&mut self) -> Result<()> {
+        drop(self.streams.input.take());
+        self.close_io().await
+    }
+
     pub(crate) async fn resize(&self, width: u16, height: u16) -> Result<()> {
         self.context.runtime().resize_pty(&self.at, WindowSize { width, height }).await
     }

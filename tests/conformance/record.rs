@@ -18,6 +18,8 @@ pub(crate) struct Observation {
 pub(crate) enum Outcome {
     Passed,
     Failed(String),
+    /// The reference cannot pass it, as the table of differences says.
+    Differs(String),
     Skipped(String),
 }
 

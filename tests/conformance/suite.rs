@@ -59,6 +59,11 @@ impl Suite {
             Err(why) => skipped(why),
         };
         record.took = began.elapsed();
+        if let Outcome::Failed(why) = &record.outcome
+            && self.differences.fails(target, case.name)
+        {
+            record.outcome = Outcome::Differs(why.clone());
+        }
         unmount_below(&root);
         let _ = fs::remove_dir_all(&root);
         record
@@ -161,9 +166,7 @@ pub(crate) fn trials(cases: &[Case], targets: &[Target], suite: Option<&Arc<Suit
             match outcome {
                 Outcome::Passed => Ok(Completion::Completed),
                 Outcome::Skipped(why) => Ok(Completion::ignored_with(why)),
-                Outcome::Failed(_) if suite.differences.fails(target, case.name) => {
-                    Ok(Completion::ignored_with("a listed difference"))
-                }
+                Outcome::Differs(_) => Ok(Completion::ignored_with("a listed difference")),
                 Outcome::Failed(why) => Err(Failed::from(why)),
             }
         })

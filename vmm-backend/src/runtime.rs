@@ -328,9 +328,11 @@ impl Runtime for VmRuntime {
         let (container, process) = self.0.process(process)?;
         detached(async move {
             let init = container.init.life.phase();
-            if process.reference.exec.is_some() && init != Phase::Running {
+            // An exec may run before the init does, but not after it.
+            let alive = matches!(init, Phase::Created | Phase::Starting | Phase::Running);
+            if process.reference.exec.is_some() && !alive {
                 return Err(Error::failed_precondition(format!(
-                    "{}: its container does not run",
+                    "{}: its container has stopped or is paused",
                     process.reference
                 )));
             }

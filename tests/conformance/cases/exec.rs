@@ -81,7 +81,7 @@ async fn input(context: &Context) {
     let mut exec = container.exec_with("e", process(&["cat"]), wanted).await.unwrap();
     exec.start().await.unwrap();
     exec.streams.input.as_mut().unwrap().write(b"one\ntwo\n").await;
-    context.allowed("close", exec.close_io().await);
+    context.allowed("close", exec.end_input().await);
     context.ran("exec", exec.end().await, 0, "one\ntwo\n");
     container.dispose().await;
 }
@@ -97,10 +97,10 @@ async fn terminal(context: &Context) {
 }
 
 async fn joins(context: &Context) {
-    let container = context.started(&["sh", "-c", "echo mark >/tmp/file; sleep 1000"]).await;
+    let container = context.started(&["sh", "-c", "echo mark >/tmp/file; sleep 1000; true"]).await;
     let script = "cat /tmp/file; tr '\\0' ' ' </proc/1/cmdline; echo; hostname";
     let mut exec = container.exec("e", &["sh", "-c", script]).await.unwrap();
-    let wanted = "mark\nsh -c echo mark >/tmp/file; sleep 1000 \nbox\n";
+    let wanted = "mark\nsh -c echo mark >/tmp/file; sleep 1000; true \nbox\n";
     tokio::time::sleep(Duration::from_millis(200)).await;
     context.ran("exec", exec.run().await, 0, wanted);
     container.dispose().await;

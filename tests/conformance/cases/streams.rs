@@ -81,7 +81,7 @@ async fn much_input(context: &Context) {
     let mut container = context.create_with(&Bundle::running(&["cat"]), INPUT).await;
     container.start().await.unwrap();
     container.streams.input.as_mut().unwrap().write(&data).await;
-    container.close_io().await.unwrap();
+    container.end_input().await.unwrap();
     context.expect("code", container.wait().await.unwrap().code, 0);
     container.delete().await.unwrap();
     let out = container.out().await;
@@ -130,14 +130,14 @@ async fn ends(context: &Context) {
 
 async fn closed_early(context: &Context) {
     let mut container = context.create_with(&Bundle::running(&["cat"]), INPUT).await;
-    context.allowed("close", container.close_io().await);
+    context.allowed("close", container.end_input().await);
     context.ran("init", container.run().await, 0, "");
 }
 
 async fn queued(context: &Context) {
     let mut container = context.create_with(&Bundle::running(&["cat"]), INPUT).await;
     container.streams.input.as_mut().unwrap().write(b"queued\n").await;
-    context.allowed("close", container.close_io().await);
+    context.allowed("close", container.end_input().await);
     context.ran("init", container.run().await, 0, "queued\n");
 }
 
@@ -150,15 +150,15 @@ async fn stays_open(context: &Context) {
     drop(container.streams.input.take());
     tokio::time::sleep(Duration::from_millis(300)).await;
     context.expect("status", container.status().await.unwrap(), Status::Running);
-    context.allowed("close", container.close_io().await);
+    context.allowed("close", container.end_input().await);
     context.ran("init", container.end().await, 0, "one\n");
 }
 
 async fn closed_twice(context: &Context) {
     let mut container = context.create_with(&Bundle::running(&["cat"]), INPUT).await;
     container.start().await.unwrap();
-    context.allowed("close", container.close_io().await);
-    context.allowed("again", container.close_io().await);
+    context.allowed("close", container.end_input().await);
+    context.allowed("again", container.end_input().await);
     context.ran("init", container.end().await, 0, "");
     let without = context.sleeping().await;
     context.allowed("without an input", without.close_io().await);
