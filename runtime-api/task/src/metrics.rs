@@ -41,9 +41,10 @@ pub(crate) fn to_any(stats: &Stats, version: CgroupVersion) -> Result<Any> {
 /// A metrics message → [`Stats`].
 ///
 /// # Errors
-/// `Internal` for a message that is not a v2 one: no runtime of ours sends v1 to a client of ours.
+/// `Internal` for a message that is neither.
 pub(crate) fn from_any(message: &Any) -> Result<Stats> {
     match message.type_url.rsplit('/').next() {
+        Some(V1) => Ok(from_v1(&decode(&message.value)?)),
         Some(V2) => Ok(from_v2(&decode(&message.value)?)),
         _ => Err(Error::internal(format!("stats of the unknown type {:?}", message.type_url))),
     }
@@ -149,8 +150,74 @@ fn from_v2(metrics: &v2::Metrics) -> Stats {
     }
 }
 
+/// The v1 message counts time in nanoseconds.
+const NANOSECONDS: u64 = 1000;
+
+fn from_v1(metrics: &v1::Metrics) -> Stats {
+    // Its kernel rounds "no limit" down to a page.
+    let limit = |value: u64| (value < i64::MAX as u64 - 0xffff).then_some(value);
+    let memory = &metrics.memory;
+    Stats {
+        at: SystemTime::now(),
+        cpu: CpuStats {
+            usage: metrics.cpu.usage.total / NANOSECONDS,
+            user: metrics.cpu.usage.user / NANOSECONDS,
+            system: metrics.cpu.usage.kernel / NANOSECONDS,
+            periods: metrics.cpu.throttling.periods,
+            throttled_periods: metrics.cpu.throttling.throttled_periods,
+            throttled: metrics.cpu.throttling.throttled_time / NANOSECONDS,
+        },
+        memory: MemoryStats {
+            usage: memory.usage.usage,
+            limit: limit(memory.usage.limit),
+            peak: memory.usage.max,
+            swap_usage: memory.swap.usage,
+            swap_limit: limit(memory.swap.limit),
+            anon: memory.total_rss,
+            file: memory.total_cache,
+            kernel: memory.kernel.usage,
+            inactive_anon: memory.total_inactive_anon,
+            active_anon: memory.total_active_anon,
+            inactive_file: memory.total_inactive_file,
+            active_file: memory.total_active_file,
+            page_faults: memory.total_pg_fault,
+            major_page_faults: memory.total_pg_maj_fault,
+            limit_hits: memory.usage.failcnt,
+            oom_kills: metrics.memory_oom_control.oom_kill,
+        },
+        pids: PidsStats {
+            current: metrics.pids.current,
+            limit: (metrics.pids.limit != 0).then_some(metrics.pids.limit),
+        },
+        io: devices(&metrics.blkio),
+    }
+}
+
+fn devices(blkio: &v1::BlkIOStat) -> Vec<BlockIo> {
+    let mut devices: Vec<BlockIo> = Vec::new();
+    let bytes = blkio.io_service_bytes_recursive.iter().map(|entry| (true, entry));
+    let requests = blkio.io_serviced_recursive.iter().map(|entry| (false, entry));
+    for (is_bytes, entry) in bytes.chain(requests) {
+        let known =
+            devices.iter().position(|io| (io.major, io.minor) == (entry.major, entry.minor));
+        let index = known.unwrap_or(devices.len());
+        if known.is_none() {
+            let (major, minor) = (entry.major, entry.minor);
+            let (read, write) = Default::default();
+            devices.push(BlockIo { major, minor, read, write });
+        }
+        let operation = match entry.op.as_str() {
+            "Read" => &mut devices[index].read,
+            "Write" => &mut devices[index].write,
+            // Sums over both.
+            _ => continue,
+        };
+        *(if is_bytes { &mut operation.bytes } else { &mut operation.requests }) = entry.value;
+    }
+    devices
+}
+
 fn to_v1(stats: &Stats) -> v1::Metrics {
-    const NANOSECONDS: u64 = 1000;
     let memory = &stats.memory;
     let usage = |usage, limit: Option<u64>, max, failcnt| v1::MemoryEntry {
         usage,
@@ -255,9 +322,12 @@ mod tests {
     }
 
     #[test]
-    fn stats_survive_the_v2_message() {
-        let back = from_any(&to_any(&sample(), CgroupVersion::V2).unwrap()).unwrap();
-        assert_eq!(Stats { at: sample().at, ..back }, sample());
+    fn stats_survive_their_messages() {
+        for version in [CgroupVersion::V1, CgroupVersion::V2] {
+            let back = from_any(&to_any(&sample(), version).unwrap()).unwrap();
+            assert_eq!(Stats { at: sample().at, ..back }, sample(), "{version:?}");
+        }
+        assert!(from_any(&any("io.containerd.Colours", Vec::new())).is_err());
     }
 
     #[test]
