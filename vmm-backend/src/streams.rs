@@ -3,9 +3,9 @@
 //! Output is pulled: the next chunk is asked for when the last one has been written, so a reader that
 //! stalls holds up its own process and nothing else. At most one chunk of each stream is in memory.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,15 +107,17 @@ impl OpenStreams {
 
     /// The pipes among them, each with a name: what has to stay open where this process may be
     /// replaced by another one.
+    ///
+    /// Each is opened anew: who is sent a copy of a descriptor shares its flags, and a VMM makes what
+    /// it receives blocking, so that a reader who stalls would stall the executor here.
     pub(crate) fn pipes(&self) -> std::io::Result<Vec<(&'static str, File)>> {
-        let copy = |pipe: &dyn AsFd| pipe.as_fd().try_clone_to_owned().map(File::from);
         let mut pipes = Vec::new();
         if let Some(input) = &self.stdin {
-            pipes.push((PIPE_NAMES[0], copy(&input.pipe)?));
+            pipes.push((PIPE_NAMES[0], opened_anew(&input.pipe, File::options().read(true))?));
         }
         for (name, sink) in [(PIPE_NAMES[1], &self.stdout), (PIPE_NAMES[2], &self.stderr)] {
             if let Some(Sink::Fifo(pipe)) = sink {
-                pipes.push((name, copy(pipe)?));
+                pipes.push((name, opened_anew(pipe, File::options().read(true).write(true))?));
             }
         }
         Ok(pipes)
@@ -151,6 +153,11 @@ impl OpenStreams {
 /// A terminal has one output.
 fn stderr(stdio: &Stdio) -> &Endpoint {
     if stdio.terminal { &Endpoint::Null } else { &stdio.stderr }
+}
+
+/// Another open file description of the same pipe. It does not wait: both ends are open already.
+fn opened_anew(pipe: &impl AsRawFd, options: &OpenOptions) -> std::io::Result<File> {
+    options.open(format!("/proc/self/fd/{}", pipe.as_raw_fd()))
 }
 
 fn input(endpoint: &Endpoint) -> Result<Option<Input>> {
