@@ -32,9 +32,6 @@ use target::Target;
 
 /// More at a time than the machine has processors would measure its scheduler.
 const THREADS: usize = 2;
-/// What the names of all that belongs to the suite have in them.
-const MARKS: [&str; 2] = ["/run/vmrt-c", "conformance-"];
-
 #[expect(clippy::print_stdout, reason = "the report of a test program")]
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -49,8 +46,9 @@ fn main() -> ExitCode {
     let conclusion = libtest_mimic::run(&arguments, trials(&cases, &targets, Some(&suite)));
     let records = suite.records.all();
     let parity = Parity::of(&records, &suite.differences);
+    let marks = suite.marks();
     drop(suite);
-    let left = leaks.found_where(|thing| MARKS.iter().any(|mark| thing.contains(mark)));
+    let left = leaks.found_where(|thing| marks.iter().any(|mark| thing.contains(mark)));
     let directory = report::directory();
     let text = report::write(&records, &parity, &directory).expect("write the report");
     println!("{text}report: {}", directory.join("matrix.html").display());

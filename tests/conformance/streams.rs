@@ -78,7 +78,11 @@ impl Output {
         drop(self.keeper.take());
         if let Some(reading) = self.reading.take() {
             let ended = tokio::time::timeout(END, reading).await;
-            assert!(ended.is_ok(), "the output has not ended {END:?} after its process");
+            let length = self.so_far().len();
+            assert!(
+                ended.is_ok(),
+                "output of {length} bytes has not ended {END:?} after its process"
+            );
         }
         self.so_far()
     }
@@ -107,6 +111,7 @@ impl Input {
 pub(crate) struct Wanted {
     pub(crate) input: bool,
     pub(crate) terminal: bool,
+    /// Whether nobody reads standard output until it is released.
     pub(crate) held: bool,
 }
 
@@ -123,7 +128,7 @@ impl Streams {
         let at = |stream: &str| directory.join(format!("{name}.{stream}"));
         let input = wanted.input.then(|| Input::open(&at("in")));
         let out = Output::open(&at("out"), wanted.held);
-        let err = (!wanted.terminal).then(|| Output::open(&at("err"), wanted.held));
+        let err = (!wanted.terminal).then(|| Output::open(&at("err"), false));
         let endpoint = |there: bool, stream: &str| match there {
             true => Endpoint::Fifo(at(stream)),
             false => Endpoint::Null,

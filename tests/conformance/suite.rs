@@ -42,6 +42,12 @@ impl Suite {
         Self { directory, cases, records, differences: Differences::read() }
     }
 
+    /// What the names of all that belongs to this run have in them; others may run beside it.
+    pub(crate) fn marks(&self) -> [String; 2] {
+        let directory = self.directory.path().display().to_string();
+        [directory, format!("conformance-{}-", std::process::id())]
+    }
+
     fn run(&self, target: Target, case: &Case) -> Record {
         let skipped = |why: String| Record::new(target, case, Outcome::Skipped(why));
         if let Some(why) = case.pending {

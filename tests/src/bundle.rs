@@ -1,7 +1,7 @@
 //! OCI bundles as daemons make them, with busybox as the root filesystem.
 
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -62,6 +62,8 @@ impl Bundle {
         for below in ["dev", "proc", "tmp", "etc", "root"] {
             fs::create_dir_all(bundle.join("rootfs").join(below)).unwrap();
         }
+        // Some runtimes give the mode of a directory to what is mounted on it.
+        fs::set_permissions(bundle.join("rootfs/tmp"), Permissions::from_mode(0o1777)).unwrap();
         fs::copy(busybox(), bin.join("busybox")).unwrap();
         for applet in APPLETS {
             symlink("busybox", bin.join(applet)).unwrap();

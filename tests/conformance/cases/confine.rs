@@ -140,9 +140,10 @@ async fn devices(context: &Context) {
 
 async fn device(context: &Context) {
     let script = "stat -c '%F %t:%T %a %u:%g' /dev/mine; head -c 2 /dev/mine | wc -c";
-    shows(context, script, "character special file 1:5 640 5:6\n2\n", |spec| {
+    shows(context, script, "character special file 1:5 644 5:6\n2\n", |spec| {
         spec["linux"]["devices"] = json!([{"path": "/dev/mine", "type": "c", "major": 1,
-            "minor": 5, "fileMode": 0o640, "uid": 5, "gid": 6}]);
+            "minor": 5, "fileMode": 0o644, "uid": 5, "gid": 6}]);
+        spec["linux"]["resources"]["devices"] = json!([{"allow": true, "access": "rwm"}]);
     })
     .await;
 }

@@ -257,8 +257,11 @@ async fn unknown(context: &Context) {
 
 async fn no_words(context: &Context) {
     let container = context.sleeping().await;
-    let exec = container.exec("e", &[]).await.map(drop);
-    context.refused("exec", exec, ErrorKind::InvalidArgument);
+    let refused = match container.exec("e", &[]).await {
+        Ok(exec) => exec.delete().await.map(drop),
+        Err(error) => Err(error),
+    };
+    context.refused("exec", refused, ErrorKind::InvalidArgument);
     let mut exec = container.exec("e", &["true"]).await.unwrap();
     context.ran("the same id", exec.run().await, 0, "");
     container.dispose().await;

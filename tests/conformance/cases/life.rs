@@ -61,7 +61,7 @@ async fn pid(context: &Context) {
     let created = container.created.clone().unwrap().pid;
     let started = context.runtime().start(&container.at).await.unwrap();
     let stated = container.state().await.unwrap().pid;
-    context.expect("one number", (started, stated), (created, created));
+    context.expect("one number", started == created && stated == created, true);
     let lives = Path::new(&format!("/proc/{}/stat", created.0)).exists();
     context.expect("it lives on the host", lives, true);
     container.dispose().await;
@@ -226,12 +226,18 @@ async fn delete_unknown(context: &Context) {
 }
 
 async fn delete_while_creating(context: &Context) {
+    for delay in [5, 20, 50, 100, 200] {
+        deleted_after(context, Duration::from_millis(delay)).await;
+    }
+}
+
+async fn deleted_after(context: &Context, delay: Duration) {
     let bundle = conformance::Bundle::running(&["sleep", "1000"]);
     let (request, _streams) = context.request(&bundle, Wanted::default());
     let at = ProcessRef::init(request.id.clone());
     let runtime = context.shared();
     let creating = tokio::spawn(async move { runtime.create_container(request).await });
-    tokio::time::sleep(Duration::from_millis(60)).await;
+    tokio::time::sleep(delay).await;
     let mut deleted = context.runtime().delete(&at).await;
     let created = creating.await.unwrap();
     if created.is_ok() && deleted.is_err() {
@@ -243,8 +249,9 @@ async fn delete_while_creating(context: &Context) {
         (Err(error), Err(_)) => error.kind() == ErrorKind::Cancelled,
         (Ok(_), Err(_)) => false,
     };
-    assert!(clean, "{created:?} {deleted:?}");
-    context.refused("state", context.runtime().state(&at).await, ErrorKind::NotFound);
+    assert!(clean, "after {delay:?}: {created:?} {deleted:?}");
+    let state = context.runtime().state(&at).await;
+    context.refused(&format!("state after {delay:?}"), state, ErrorKind::NotFound);
 }
 
 async fn checkpoint(context: &Context) {

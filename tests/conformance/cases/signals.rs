@@ -98,7 +98,9 @@ async fn probe_stopped(context: &Context) {
 }
 
 async fn term_pid_one(context: &Context) {
-    let container = context.sleeping().await;
+    // Not before it is what it says: a runtime's own program may listen to TERM.
+    let container = context.started(&["sh", "-c", "echo ready; exec sleep 1000"]).await;
+    container.streams.out.until("ready\n").await;
     context.allowed("TERM", container.kill(15).await);
     tokio::time::sleep(Duration::from_millis(300)).await;
     context.expect("status", container.status().await.unwrap(), Status::Running);

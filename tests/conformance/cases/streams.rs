@@ -203,7 +203,8 @@ async fn appended(context: &Context) {
     std::fs::write(&path, "before\n").unwrap();
     let (mut request, streams) =
         context.request(&Bundle::running(&["echo", "after"]), Wanted::default());
-    request.stdio = Stdio { stdout: Endpoint::File(path.clone()), ..Stdio::default() };
+    let file = || Endpoint::File(path.clone());
+    request.stdio = Stdio { stdout: file(), stderr: file(), ..Stdio::default() };
     let container = context.create_as(request, streams).await.unwrap();
     container.start().await.unwrap();
     container.wait().await.unwrap();
