@@ -159,7 +159,9 @@ pub(crate) fn share(directory: &Path) -> PathBuf {
 
 fn make_directory(path: &Path) -> Result<()> {
     fs::DirBuilder::new()
-        .mode(0o700)
+        // The root of a user namespace is nobody here and must get to its root filesystem. Nobody of
+        // the host gets past the directory of the sandbox.
+        .mode(0o711)
         .create(path)
         .internal(|| format!("create directory {}", path.display()))
 }

@@ -19,7 +19,7 @@ use super::root::{Kind, Root, is_directory};
 use super::spec::Object;
 
 /// An entry of the specification's `mounts`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Mount {
     pub(super) destination: PathBuf,
     kind: String,
@@ -54,7 +54,7 @@ impl Mount {
     pub(super) fn make(&self, root: &Root, bundle: &Path) -> Result<()> {
         match self.options.bind {
             Some(bind) => self.bind(bind, root, bundle),
-            None => self.mount(root),
+            None => self.mount(root, bundle),
         }
     }
 
@@ -90,14 +90,24 @@ impl Mount {
     }
 
     /// A filesystem of its own, mounted on the working directory, whose path nobody can exchange.
-    fn mount(&self, root: &Root) -> Result<()> {
+    fn mount(&self, root: &Root, bundle: &Path) -> Result<()> {
         let Options { flags, data, .. } = &self.options;
         let describe = || format!("mount {} on {}", self.kind, self.destination.display());
         let place = self.place(root, Kind::Directory)?;
         fchdir(&place).internal(describe)?;
         let name = self.source.clone().unwrap_or_else(|| self.kind.clone().into());
-        mount(Some(&name), ".", Some(self.kind.as_str()), *flags, Some(data.as_str()))
-            .internal(describe)?;
+        match mount(Some(&name), ".", Some(self.kind.as_str()), *flags, Some(data.as_str())) {
+            // A user namespace may not mount it, for the network that it shows is not its own but the
+            // pod's. It gets to see the guest's, of which it may change nothing.
+            Err(Errno::EPERM) if self.kind == "sysfs" => {
+                return Self { source: Some("/sys".into()), ..self.clone() }.bind(
+                    Bind::Recursive,
+                    root,
+                    bundle,
+                );
+            }
+            mounted => mounted.internal(describe)?,
+        }
         let more = self.options.recursive != Attributes::default();
         if more || !self.options.propagation.is_empty() {
             let mounted = root.find(&self.destination).internal(describe)?;

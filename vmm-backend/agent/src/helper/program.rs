@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::sys::prctl;
 use nix::sys::resource::setrlimit;
@@ -137,8 +138,11 @@ pub(super) fn give_to(streams: &[OwnedFd; 3], uid: u32) -> Result<()> {
         let status = nix::sys::stat::fstat(stream).internal(|| "stat a stream")?;
         // The null device is everybody's.
         if status.st_mode & libc::S_IFMT == libc::S_IFIFO {
-            fchown(stream, Some(Uid::from_raw(uid)), None)
-                .internal(|| format!("give a stream to user {uid}"))?;
+            match fchown(stream, Some(Uid::from_raw(uid)), None) {
+                // In a user namespace that does not know its owner. Open it is all the same.
+                Err(Errno::EPERM) => {}
+                given => given.internal(|| format!("give a stream to user {uid}"))?,
+            }
         }
     }
     Ok(())
