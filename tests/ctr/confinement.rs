@@ -1,12 +1,10 @@
 //! What a process may do and see, from the inside, compared with the reference runtime.
 
-use std::fs;
-
 use conformance::{Daemon, IMAGE};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::Case;
-use crate::volumes::rootfs_of_image;
+use crate::spec::run_spec;
 
 pub(crate) const CASES: &[Case] = &[
     ("user, groups, environment, directory, limits and host name", identity),
@@ -17,23 +15,6 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 const REFERENCE: &str = "io.containerd.runc.v2";
-
-/// A spec for the host's own copy of busybox, as the client makes it and changed by `change`, run to
-/// its end; the client has no flags for most of what a spec can say.
-fn run_spec(daemon: &Daemon, id: &str, change: impl FnOnce(&mut Value)) -> String {
-    let scratch = daemon.scratch();
-    let root = rootfs_of_image(daemon, scratch.path());
-    let spec = daemon.ctr(&["oci", "spec"]).succeeds().text();
-    let mut spec: Value = serde_json::from_str(&spec).unwrap();
-    spec["root"]["path"] = json!(root);
-    spec["linux"]["cgroupsPath"] = json!(format!("/suite/{id}"));
-    change(&mut spec);
-    let path = scratch.path().join("spec.json");
-    fs::write(&path, spec.to_string()).unwrap();
-    let path = path.display().to_string();
-    let words = ["run", "--rm", "--runtime", "io.containerd.vmrt.v2", "--config", &path, id];
-    daemon.ctr(&words).succeeds().text()
-}
 
 fn identity(daemon: &Daemon, id: &str) {
     let seen = run_spec(daemon, id, |spec| {

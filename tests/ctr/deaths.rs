@@ -1,16 +1,15 @@
 //! However a virtual machine ends: every container of it has ended with 137, whoever waits is told,
 //! and the events come in order.
 
-use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use conformance::{Ctr, Daemon, Listener, RUNTIME};
+use conformance::{Ctr, Daemon, Listener};
 use serde_json::{Value, json};
 
 use crate::Case;
 use crate::life::{becomes, removed_with, vmm_of};
-use crate::volumes::rootfs_of_image;
+use crate::spec::FromSpec;
 
 pub(crate) const CASES: &[Case] = &[
     ("the VMM is killed: everything in it ends with 137 within a second", vmm_killed),
@@ -99,23 +98,16 @@ fn panic(daemon: &Daemon, id: &str) {
 
 /// Overwrites the code of the guest's first process, by one that shares its pid namespace and may.
 fn agent_crashed(daemon: &Daemon, id: &str) {
-    let scratch = daemon.scratch();
-    let root = rootfs_of_image(daemon, scratch.path());
-    let spec = daemon.ctr(&["oci", "spec"]).succeeds().text();
-    let mut spec: Value = serde_json::from_str(&spec).unwrap();
-    spec["root"]["path"] = json!(root);
-    spec["process"]["args"] = json!(["/bin/busybox", "sleep", "1000"]);
-    for set in ["bounding", "effective", "permitted"] {
-        let capabilities = spec["process"]["capabilities"][set].as_array_mut().unwrap();
-        capabilities.push(json!("CAP_SYS_PTRACE"));
-    }
-    spec["linux"]["cgroupsPath"] = json!(format!("/suite/{id}"));
-    let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
-    namespaces.retain(|namespace| namespace["type"] != "pid");
-    let path = scratch.path().join("spec.json");
-    fs::write(&path, spec.to_string()).unwrap();
-    let path = path.display().to_string();
-    let run = daemon.ctr(&["run", "--rm", "--runtime", RUNTIME, "--config", &path, id]);
+    let container = FromSpec::new(daemon, id, |spec| {
+        spec["process"]["args"] = json!(["/bin/busybox", "sleep", "1000"]);
+        for set in ["bounding", "effective", "permitted"] {
+            let capabilities = spec["process"]["capabilities"][set].as_array_mut().unwrap();
+            capabilities.push(json!("CAP_SYS_PTRACE"));
+        }
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|namespace| namespace["type"] != "pid");
+    });
+    let run = container.run(daemon, id);
     let script = "set -- $(grep -m1 ' r-xp ' /proc/1/maps); from=$((0x${1%-*})); \
                   to=$((0x$(echo $1 | cut -d- -f2))); \
                   dd if=/dev/zero of=/proc/1/mem bs=4096 seek=$((from / 4096)) \

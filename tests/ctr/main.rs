@@ -8,6 +8,7 @@ mod errors;
 mod life;
 mod memory;
 mod restart;
+mod spec;
 mod streams;
 mod templates;
 mod volumes;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         deaths::CASES,
         memory::CASES,
         restart::CASES,
+        spec::CASES,
         templates::CASES,
         streams::CASES,
         confinement::CASES,

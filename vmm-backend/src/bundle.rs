@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, Process, RootBuilder, Spec};
 use runtime_api::{ContainerId, Error, ErrorKind, Grouping, Result, ResultExt};
 
+use crate::devices::keep_virtual;
+use crate::hooks::Hooks;
 use crate::vmm::NetworkNamespace;
 
 /// The largest `config.json` that is read, in bytes.
@@ -74,6 +76,11 @@ impl Bundle {
         self.spec.linux().as_ref()?.cgroups_path().clone()
     }
 
+    /// The programs that the spec wants to be run.
+    pub(crate) fn hooks(&self) -> Hooks {
+        Hooks::of(&self.spec)
+    }
+
     /// Where the sandbox that is made for this container is on the network.
     pub(crate) fn network(&self) -> NetworkNamespace {
         let namespaces = self.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
@@ -94,9 +101,8 @@ impl Bundle {
         directory: &Path,
     ) -> Result<Translation> {
         let mut spec = self.spec.clone();
-        if spec.hooks().as_ref().is_some_and(|hooks| *hooks != Default::default()) {
-            return Err(Error::unimplemented(format!("OCI hooks of container {container}")));
-        }
+        self.hooks().check(container)?;
+        spec.set_hooks(None);
         let root = self.root(container)?;
         let readonly = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
         let guest_root = RootBuilder::default().path("rootfs").readonly(readonly).build();
@@ -181,6 +187,7 @@ fn translate_linux(linux: &mut Linux, container: &ContainerId) -> Result<()> {
     }
     linux.set_namespaces(Some(namespaces));
     linux.set_cgroups_path(Some(Path::new(guest_api::CGROUP_PARENT).join(container)));
+    keep_virtual(linux, container)?;
     linux.set_mount_label(None).set_intel_rdt(None).set_net_devices(None);
     if let Some(resources) = linux.resources_mut() {
         resources.set_devices(None).set_network(None).set_rdma(None).set_block_io(None);
@@ -267,9 +274,12 @@ mod tests {
         let host_network =
             translate(|spec| spec["linux"]["namespaces"] = json!([{"type": "pid"}])).unwrap_err();
         assert_eq!(host_network.kind(), ErrorKind::FailedPrecondition);
-        let hooks = translate(|spec| spec["hooks"] = json!({"prestart": [{"path": "/bin/x"}]}))
-            .unwrap_err();
-        assert_eq!(hooks.kind(), ErrorKind::Unimplemented);
+        for name in ["createContainer", "startContainer"] {
+            let hooks = translate(|spec| spec["hooks"] = json!({name: [{"path": "/bin/x"}]}));
+            let error = hooks.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unimplemented);
+            assert!(error.to_string().contains(name), "{error}");
+        }
         assert_eq!(
             Bundle::read(Path::new("/no/bundle")).err().unwrap().kind(),
             ErrorKind::NotFound

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::bundle::{Bundle, Translation};
 use crate::events::EventQueue;
+use crate::hooks::{Hooks, Stage};
 use crate::layout::ContainerDirectory;
 use crate::logger::Names;
 use crate::machine::Machine;
@@ -36,6 +37,7 @@ pub(crate) struct Container {
     pub(crate) init: Arc<Process>,
     directory: ContainerDirectory,
     rootfs: Vec<Mount>,
+    hooks: Hooks,
     execs: Mutex<HashMap<ExecId, Arc<Process>>>,
     events: Arc<EventQueue>,
     /// Set when a deletion arrives while the creation is under way.
@@ -49,6 +51,7 @@ pub(crate) struct Container {
 impl Container {
     pub(crate) fn new(
         request: &CreateContainer,
+        hooks: Hooks,
         key: Key,
         sandbox: Arc<Sandbox>,
         events: Arc<EventQueue>,
@@ -62,6 +65,7 @@ impl Container {
             sandbox,
             init: Arc::new(Process::new(reference, request.stdio.clone())),
             rootfs: request.rootfs.clone(),
+            hooks,
             execs: Mutex::default(),
             events,
             cancelled: watch::Sender::new(false),
@@ -86,7 +90,7 @@ impl Container {
     pub(crate) async fn create(self: Arc<Self>, bundle: &Bundle) -> Result<Pid> {
         let mut cancelled = self.cancelled.subscribe();
         let created = tokio::select! {
-            created = self.create_in_guest(bundle) => created,
+            created = self.create_with_hooks(bundle) => created,
             _ = cancelled.wait_for(|cancelled| *cancelled) => {
                 Err(Error::cancelled(format!("container {} was deleted while it was created", self.id)))
             }
@@ -116,6 +120,7 @@ impl Container {
         events: Arc<EventQueue>,
     ) -> Result<Arc<Self>> {
         let ProcessRecord { process, bundle, stdio, .. } = record;
+        let hooks = Bundle::read(&bundle).map(|bundle| bundle.hooks()).unwrap_or_default();
         let machine = sandbox.machine().await?;
         let container = Arc::new(Self {
             id: process.container.clone(),
@@ -125,6 +130,7 @@ impl Container {
             sandbox,
             init: Arc::new(Process::new(process, stdio)),
             rootfs: Vec::new(),
+            hooks,
             execs: Mutex::default(),
             events,
             cancelled: watch::Sender::new(false),
@@ -143,6 +149,24 @@ impl Container {
         Arc::clone(&process).take_over(self, machine).await?;
         self.execs().insert(id, process);
         Ok(())
+    }
+
+    async fn create_with_hooks(&self, bundle: &Bundle) -> Result<Arc<Machine>> {
+        let machine = self.create_in_guest(bundle).await?;
+        match self.hooks.run(Stage::CreateRuntime, self, machine.pid()).await {
+            Ok(()) => Ok(machine),
+            Err(error) => {
+                self.run_hooks(Stage::Poststop, Pid(0)).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs hooks whose failure changes nothing.
+    pub(crate) async fn run_hooks(&self, stage: Stage, pid: Pid) {
+        if let Err(error) = self.hooks.run(stage, self, pid).await {
+            log::warn!("{}", error.chain());
+        }
     }
 
     async fn create_in_guest(&self, bundle: &Bundle) -> Result<Arc<Machine>> {
@@ -249,6 +273,7 @@ impl Container {
             return Err(error);
         }
         let pid = self.pid();
+        self.run_hooks(Stage::Poststop, Pid(0)).await;
         let execs: Vec<_> = self.execs().drain().map(|(_, exec)| exec).collect();
         for exec in execs {
             self.sandbox.forget(&exec.reference).await;

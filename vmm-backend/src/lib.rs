@@ -62,6 +62,9 @@ mod phases;
 
 mod file_identity;
 
+mod child;
+mod devices;
+mod hooks;
 mod lock;
 mod logger;
 

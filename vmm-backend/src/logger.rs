@@ -9,12 +9,12 @@
 //! The program reads standard output from descriptor 3 and error output from 4, says by closing 5
 //! that it is ready, and finds the names of the container in its environment. It is started by
 //! posix_spawn(3), since this code may be part of a daemon with many threads.
-#![expect(unsafe_code, reason = "AsyncFd takes descriptors that it cannot check")]
+#![expect(unsafe_code, reason = "fcntl(2) answers descriptors as numbers")]
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,14 +23,12 @@ use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_s
 use nix::sys::signal::SigSet;
 use nix::unistd::{Pid, pipe2};
 use runtime_api::{Error, ErrorKind, Result, ResultExt};
-use rustix::process::{
-    PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
-};
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt, Interest};
+use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 use tokio::time::timeout;
+
+use crate::child::Child;
 
 /// How long a program may take to say that it is ready, and to end after the end of the output.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -132,19 +130,22 @@ impl Logger {
 }
 
 /// Waits for the end of a program, as it is told.
-async fn follow(child: Child, mut orders: watch::Receiver<Order>, end: watch::Sender<bool>) {
-    let finish = async {
+async fn follow(mut child: Child, mut orders: watch::Receiver<Order>, end: watch::Sender<bool>) {
+    let too_long = async {
         if orders.wait_for(|order| *order == Order::Finish).await.is_ok() {
             tokio::time::sleep(DEADLINE).await;
-            log::warn!("log program {} does not end: it is killed", child.pid);
+            return "does not end";
         }
+        "is not needed"
     };
-    tokio::select! {
-        () = child.exited() => {}
-        () = finish => {
-            child.kill();
-            child.exited().await;
-        }
+    let why = tokio::select! {
+        _ = child.exited() => None,
+        why = too_long => Some(why),
+    };
+    if let Some(why) = why {
+        log::warn!("log program {} {why}: it is killed", child.pid());
+        child.kill();
+        child.exited().await;
     }
     end.send_replace(true);
 }
@@ -191,7 +192,7 @@ impl Program {
         let [stdout, stderr, ready] = given;
         for (fd, number) in [&null, &null, &null, stdout, stderr, ready].into_iter().zip(0..) {
             // SAFETY: the call has just made this descriptor and nobody else knows it.
-            let high = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(copy(fd)?) };
+            let high = unsafe { OwnedFd::from_raw_fd(copy(fd)?) };
             actions.add_dup2(high.as_raw_fd(), number)?;
             copies.push(high);
         }
@@ -213,7 +214,7 @@ impl Program {
             .map(|(name, value)| CString::new(format!("{name}={value}")));
         let [id, namespace] = environment;
         let pid = posix_spawn(path.as_c_str(), &actions, &attributes, &words, &[id?, namespace?])?;
-        Child::watch(pid)
+        Child::watch(pid.as_raw().unsigned_abs())
     }
 }
 
@@ -231,51 +232,6 @@ fn decode(text: &str) -> Option<String> {
         }
     }
     String::from_utf8(bytes).ok()
-}
-
-/// A child that is watched by a descriptor.
-struct Child {
-    pid: Pid,
-    pidfd: AsyncFd<OwnedFd>,
-}
-
-impl Child {
-    fn watch(pid: Pid) -> io::Result<Self> {
-        let number = rustix::process::Pid::from_raw(pid.as_raw());
-        let number = number.ok_or(io::ErrorKind::InvalidInput)?;
-        let watch = || -> io::Result<AsyncFd<OwnedFd>> {
-            let pidfd = pidfd_open(number, PidfdFlags::NONBLOCK)?;
-            // SAFETY: an OwnedFd names the same open descriptor until it is dropped, which AsyncFd
-            // does after deregistering it.
-            Ok(unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?)
-        };
-        match watch() {
-            Ok(pidfd) => Ok(Self { pid, pidfd }),
-            Err(error) => {
-                nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
-                nix::sys::wait::waitpid(pid, None)?;
-                Err(error)
-            }
-        }
-    }
-
-    fn kill(&self) {
-        if let Err(error) = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL) {
-            log::warn!("cannot kill log program {}: {error}", self.pid);
-        }
-    }
-
-    /// Waits for its end and reaps it.
-    async fn exited(&self) {
-        while let Ok(mut ready) = self.pidfd.readable().await {
-            let child = WaitId::PidFd(self.pidfd.get_ref().as_fd());
-            match waitid(child, WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
-                Ok(None) => ready.clear_ready(),
-                // On an error somebody else has reaped it.
-                Ok(Some(_)) | Err(_) => return,
-            }
-        }
-    }
 }
 
 #[cfg(test)]

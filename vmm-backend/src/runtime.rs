@@ -23,6 +23,7 @@ use crate::container::Container;
 use crate::dial::dial;
 use crate::events::EventQueue;
 use crate::guest::GUEST_CAPABILITIES;
+use crate::hooks::Stage;
 use crate::machine::Machine;
 use crate::phase::Phase;
 use crate::process::Process;
@@ -183,8 +184,9 @@ impl Shared {
                 }
             },
         };
-        let key = registry.new_key()?;
-        let container = Arc::new(Container::new(request, key, sandbox, Arc::clone(&self.events)));
+        let (key, hooks) = (registry.new_key()?, bundle.hooks());
+        let container =
+            Arc::new(Container::new(request, hooks, key, sandbox, Arc::clone(&self.events)));
         registry.insert(Arc::clone(&container));
         Ok(container)
     }
@@ -337,7 +339,11 @@ impl Runtime for VmRuntime {
                 )));
             }
             let machine = container.sandbox.machine().await?;
-            process.start(&container, &machine).await
+            let pid = process.start(&container, &machine).await?;
+            if process.reference.exec.is_none() {
+                container.run_hooks(Stage::Poststart, pid).await;
+            }
+            Ok(pid)
         })
         .await
     }
