@@ -66,7 +66,7 @@ fn trials(cases: &[Case], daemon: Option<&Arc<Daemon>>) -> Vec<Trial> {
                 daemon.leaves_nothing(&id);
             }));
             outcome.map_err(|panic| {
-                let failed = failed(panic.as_ref(), &daemon.log_about(&id));
+                let failed = failed(panic.as_ref(), &daemon.last_words_about(&id));
                 daemon.remove(&id);
                 failed
             })

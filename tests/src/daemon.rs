@@ -191,10 +191,17 @@ impl Daemon {
         String::from_utf8_lossy(&log).into_owned()
     }
 
-    /// The last lines of the daemon's log that name `word`, for a report.
+    /// The lines of the daemon's log that name `word`.
     pub fn log_about(&self, word: &str) -> String {
         let log = self.log();
         let lines: Vec<_> = log.lines().filter(|line| line.contains(word)).collect();
+        lines.join("\n")
+    }
+
+    /// The last of those lines, for a report.
+    pub fn last_words_about(&self, word: &str) -> String {
+        let log = self.log_about(word);
+        let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 }
