@@ -76,6 +76,12 @@ impl Bundle {
         self.spec.linux().as_ref()?.cgroups_path().clone()
     }
 
+    /// The resources that the spec gives the container.
+    pub(crate) fn resources(&self) -> serde_json::Value {
+        let resources = self.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+        serde_json::json!(resources)
+    }
+
     /// The programs that the spec wants to be run.
     pub(crate) fn hooks(&self) -> Hooks {
         Hooks::of(&self.spec)

@@ -67,6 +67,7 @@ mod devices;
 mod hooks;
 mod lock;
 mod logger;
+mod update;
 
 mod cleanup;
 pub use cleanup::{Leftover, cleanup};

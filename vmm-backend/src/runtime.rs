@@ -29,6 +29,7 @@ use crate::phase::Phase;
 use crate::process::Process;
 use crate::registry::Registry;
 use crate::sandbox::{Launch, Sandbox};
+use crate::update;
 use crate::vmm::{Lifetime, NetworkNamespace};
 
 /// What a runtime is opened with.
@@ -404,6 +405,8 @@ impl Runtime for VmRuntime {
             return Err(Error::failed_precondition(format!("{} has ended", init.reference)));
         }
         let machine = container.sandbox.machine().await?;
+        let resources = update::translate(&request.resources, &container.bundle)?;
+        let request = Update { resources, ..request };
         detached(async move { machine.guest().tasks().update(request).await }).await
     }
 

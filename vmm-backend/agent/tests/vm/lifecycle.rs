@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use runtime_api::{ErrorKind, Json, KillScope, Runtime, Signal, Status, Update};
+use runtime_api::{ErrorKind, Json, KillScope, Result, Runtime, Signal, Status, Update};
 use serde_json::json;
 
 use crate::bundle::{Bundle, process};
@@ -179,29 +179,48 @@ async fn execs(guest: &Guest) {
 async fn pause_and_limits(guest: &Guest) {
     guest.create("box", &["sh", "-c", "while :; do :; done"]).await.unwrap();
     let container = id("box");
-    assert!(guest.tasks.pause(&container).await.is_err());
+    let update =
+        |text: String| Update { container: container.clone(), resources: Json(text.into()) };
+    let precondition = |result: Result<()>| {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::FailedPrecondition);
+    };
+    let pids = |limit: u64| update(json!({"pids": {"limit": limit}}).to_string());
+    // Created, running and paused containers take other limits, stopped ones none.
+    guest.tasks.update(pids(60)).await.unwrap();
+    precondition(guest.tasks.pause(&container).await);
     guest.tasks_start("box").await;
+    assert_eq!(guest.tasks.stats(&container).await.unwrap().pids.limit, Some(60));
+    guest.tasks.update(pids(100)).await.unwrap();
+    precondition(guest.tasks.resume(&container).await);
     guest.tasks.pause(&container).await.unwrap();
     assert_eq!(guest.tasks.state(&init("box")).await.unwrap().status, Status::Paused);
-    assert!(guest.tasks.pause(&container).await.is_err());
+    precondition(guest.tasks.pause(&container).await);
+    guest.tasks.update(pids(100)).await.unwrap();
     let frozen = guest.add_exec(&exec("box", "e"), process(&["true"]), false).await.unwrap_err();
     assert_eq!(frozen.kind(), ErrorKind::FailedPrecondition);
     guest.tasks.resume(&container).await.unwrap();
-    assert!(guest.tasks.resume(&container).await.is_err());
+    precondition(guest.tasks.resume(&container).await);
 
     let stats = guest.tasks.stats(&container).await.unwrap();
     assert_eq!((stats.memory.limit, stats.pids.limit), (Some(134_217_728), Some(100)));
     assert!(stats.cpu.usage > 0 && stats.memory.usage > 0 && stats.pids.current == 1);
     let resources = json!({"memory": {"limit": 67_108_864}, "pids": {"limit": 50}});
-    let update =
-        |text: String| Update { container: container.clone(), resources: Json(text.into()) };
     guest.tasks.update(update(resources.to_string())).await.unwrap();
     let stats = guest.tasks.stats(&container).await.unwrap();
     assert_eq!((stats.memory.limit, stats.pids.limit), (Some(67_108_864), Some(50)));
     let broken = guest.tasks.update(update("[".into())).await.unwrap_err();
     assert_eq!(broken.kind(), ErrorKind::InvalidArgument);
+    let impossible = json!({"blockIO": {"weight": 10}}).to_string();
+    let impossible = guest.tasks.update(update(impossible)).await.unwrap_err();
+    assert_eq!(impossible.kind(), ErrorKind::InvalidArgument);
+    assert!(impossible.to_string().contains("linux.resources.blockIO"), "{impossible}");
 
+    // What is frozen can be killed.
     guest.tasks.pause(&container).await.unwrap();
+    guest.tasks.kill(&init("box"), Signal::KILL, KillScope::Process).await.unwrap();
+    let exit = tokio::time::timeout(Duration::from_secs(5), guest.tasks.wait(&init("box"))).await;
+    assert_eq!(exit.unwrap().unwrap().code, 137);
+    precondition(guest.tasks.update(pids(100)).await);
     guest.dispose("box").await;
 }
 
