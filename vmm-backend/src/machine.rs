@@ -147,6 +147,11 @@ impl Machine {
         Ok(Some(Self { sandbox, vm, vmm, guest: Arc::new(guest), phases }))
     }
 
+    /// Lets it live on without this process.
+    pub(crate) fn keep(&self) {
+        self.vm.keep();
+    }
+
     /// Keeps a file open for as long as it lives.
     pub(crate) async fn hold(&self, name: &str, file: File) -> Result<()> {
         Ok(self.vm.hold(name, file).await?)

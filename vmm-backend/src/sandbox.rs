@@ -249,11 +249,13 @@ impl Birth {
             cgroup: self.cgroup.as_ref(),
         };
         let machine = Machine::start(spec).await?;
-        if self.lifetime == Lifetime::Survives
-            && let Err(error) = self.leave_word(&machine)
-        {
-            machine.kill().await?;
-            return Err(error);
+        if self.lifetime == Lifetime::Survives {
+            if let Err(error) = self.leave_word(&machine) {
+                machine.kill().await?;
+                return Err(error);
+            }
+            // Not before: a machine of which nobody knows must end with its birth.
+            machine.keep();
         }
         Ok(Arc::new(machine))
     }

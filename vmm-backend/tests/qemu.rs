@@ -250,14 +250,17 @@ async fn a_dropped_boot_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn dropping_a_machine_ends_it_or_detaches_by_its_lifetime() {
+async fn dropping_a_machine_ends_it_unless_it_is_kept() {
     let Some(mut sandbox) = sandbox() else { return };
-    drop(sandbox.boot().await.unwrap());
-    sandbox.assert_nothing_is_left();
+    for lifetime in [Lifetime::DiesWithOwner, Lifetime::Survives] {
+        sandbox.spec.lifetime = lifetime;
+        drop(sandbox.boot().await.unwrap());
+        sandbox.assert_nothing_is_left();
+    }
 
-    sandbox.spec.lifetime = Lifetime::Survives;
     let vm = sandbox.boot().await.unwrap();
     let pid = vm.pid();
+    vm.keep();
     drop(vm);
     assert_eq!(machines_of(sandbox.directory.path()), [pid]);
     signal(pid, "-KILL");

@@ -91,11 +91,15 @@ pub trait Vmm: Send + Sync {
 
 /// A running virtual machine.
 ///
-/// Dropping it ends the machine if its [`Lifetime`] says so, and else detaches from it.
+/// Dropping it ends the machine, until [`Vm::keep`] has been called: then it detaches from it.
 #[async_trait]
 pub trait Vm: Send + Sync {
     /// The host's process id of the VMM: alive exactly as long as the machine.
     fn pid(&self) -> u32;
+
+    /// Lets the machine live on when this is dropped: word of it has been left for whoever comes next.
+    /// Only one that was started with [`Lifetime::Survives`] outlives its owner's process as well.
+    fn keep(&self);
 
     /// Keeps a file open in the VMM, under a name, so that a pipe outlives the owner of the machine
     /// with all that is in it.

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -10,7 +11,7 @@ use tokio::time::timeout;
 use super::arguments::Sockets;
 use super::process::Process;
 use super::vm::{Machine, QemuVm, control};
-use crate::vmm::{LeftMachine, Lifetime, VmmError};
+use crate::vmm::{LeftMachine, VmmError};
 
 /// How long a machine that has closed its connections may take to end.
 const ENDING_DEADLINE: Duration = Duration::from_secs(1);
@@ -27,7 +28,7 @@ pub(super) async fn attach(program: &Path, left: &LeftMachine) -> Result<Option<
         source,
     })?;
     let Some(process) = adopting else { return Ok(None) };
-    let machine = Machine { process: Arc::new(process), sockets, lifetime: Lifetime::Survives };
+    let machine = Machine { process: Arc::new(process), sockets, kept: AtomicBool::new(true) };
     let lost = |source| VmmError::Channel { path: machine.sockets.qmp.clone(), source };
     let controlled = timeout(ATTACH_DEADLINE, control(program, &machine.sockets))
         .await

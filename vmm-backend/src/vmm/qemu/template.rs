@@ -90,7 +90,7 @@ pub(super) async fn restore(
         let vm = launch(program, spec, start, &outputs).await.map_err(dead)?;
         migrate(&vm, "migrate-incoming", state).await?;
         vm.runs(spec).await.map_err(dead)?;
-        Ok(vm.kept_as(spec.lifetime))
+        Ok(vm)
     };
     within_deadline(spec, &outputs, restoring).await
 }

@@ -1,9 +1,9 @@
 //! One QEMU process from its start to its end.
 //!
 //! ```text
-//!  spawn ── QMP greets ──► supervised ── port opened, or restored ──► kept ── drop, by Lifetime ──► killed
-//!    │                          │                                      │                   or detached
-//!    └── drop: kill, reap, unlink the sockets ◄──────── kill() ────────┘
+//!  spawn ── QMP greets ──► supervised ── keep() ──► kept ── drop ──► detached
+//!    │                          │                    │
+//!    └── drop: kill, reap, unlink the sockets ◄── kill()
 //! ```
 //!
 //! One task owns the control connection and both outputs; it ends with the process and latches its
@@ -15,6 +15,7 @@ use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -31,7 +32,7 @@ use super::output::{Tail, stderr_pipe};
 use super::process::{Descriptors, KILL_DEADLINE, Network, Process, Status, Ties};
 use super::qmp::{self, Connection, Event, Qmp};
 use super::tsc;
-use crate::vmm::{ExitReason, Lifetime, NetworkNamespace, Vm, VmExit, VmSpec, VmmError};
+use crate::vmm::{ExitReason, NetworkNamespace, Vm, VmExit, VmSpec, VmmError};
 
 /// How long the outputs of a dead process may take to end; what they hold is in the kernel's
 /// buffers already.
@@ -41,12 +42,13 @@ const DRAIN_DEADLINE: Duration = Duration::from_millis(100);
 pub(super) struct Machine {
     pub(super) process: Arc<Process>,
     pub(super) sockets: Sockets,
-    pub(super) lifetime: Lifetime,
+    /// Whether the process lives on when this is dropped.
+    pub(super) kept: AtomicBool,
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        if self.lifetime == Lifetime::DiesWithOwner {
+        if !self.kept.load(Ordering::Relaxed) {
             self.process.kill_and_reap();
         }
         if self.process.reap().is_some() {
@@ -85,7 +87,7 @@ pub(super) async fn boot(program: &Path, spec: &VmSpec) -> Result<QemuVm, VmmErr
     let booting = async {
         let vm = launch(program, spec, Start::Boot, &outputs).await?;
         vm.agent_opened(spec).await?;
-        Ok(vm.kept_as(spec.lifetime))
+        Ok(vm)
     };
     within_deadline(spec, &outputs, booting).await
 }
@@ -161,7 +163,7 @@ async fn spawn(
     match Process::spawn(program, &line, descriptors, ties) {
         Ok(process) => {
             let process = Arc::new(process);
-            Ok((Machine { process, sockets, lifetime: Lifetime::DiesWithOwner }, stderr))
+            Ok((Machine { process, sockets, kept: AtomicBool::new(false) }, stderr))
         }
         Err(error) => {
             sockets.remove();
@@ -309,12 +311,6 @@ impl QemuVm {
         }
     }
 
-    /// From now on the machine ends with its owner, or not.
-    pub(super) fn kept_as(mut self, lifetime: Lifetime) -> Self {
-        self.machine.lifetime = lifetime;
-        self
-    }
-
     /// Executes a command of the control protocol.
     pub(super) async fn command(
         &self,
@@ -342,6 +338,10 @@ impl Drop for QemuVm {
 impl Vm for QemuVm {
     fn pid(&self) -> u32 {
         self.machine.process.pid()
+    }
+
+    fn keep(&self) {
+        self.machine.kept.store(true, Ordering::Relaxed);
     }
 
     async fn connect(&self) -> Result<UnixStream, VmmError> {
