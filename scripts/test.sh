@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Checks everything, from the formatting to the integration suite on real VMs. Installs what it needs.
 #
-# Usage: scripts/test.sh [STAGE]...   stages: fmt clippy shellcheck build crates suite bench; default: all
+# Usage: scripts/test.sh [STAGE]...   stages: fmt clippy shellcheck build crates suite conformance bench;
+#                                     default: all
 # shellcheck disable=SC2317  # the stages are called by name, the report by a trap
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
-stages=(fmt clippy shellcheck build crates suite bench)
+stages=(fmt clippy shellcheck build crates suite conformance bench)
 results=()
 
 install_needs() {
@@ -37,14 +38,20 @@ stage_crates() {
         cargo test --locked --workspace --exclude conformance --exclude libvmrt
 }
 
-# The suite drives what `build` made; it looks for leaks itself and fails on them.
-stage_suite() {
+# The tests of the suite drive what `build` made; they look for leaks themselves and fail on them.
+suite() {
     VMRT_SHIM=$repo/target/release/containerd-shim-vmrt-v2 \
         VMRT_LIBRARY=$repo/target/release/libvmrt.so \
         VMRT_GUEST_IMAGE=$repo/target/guest-image \
         VMRT_TEST_IMAGE=$repo/target/images/busybox.tar \
-        cargo test --locked -p conformance
+        cargo test --locked -p conformance "$@"
 }
+
+# Through the real containerd, and through the table of the library.
+stage_suite() { suite --lib --bins --test tidy --test ctr --test library; }
+
+# The same cases through every door, compared.
+stage_conformance() { suite --test conformance; }
 
 # Small counts; fails over the limits of the file.
 stage_bench() { scripts/bench.sh --quick --gate tests/bench/gate.toml; }
