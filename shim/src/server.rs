@@ -17,7 +17,8 @@ use runtime_api::{
 use runtime_task::{TaskServer, ttrpc_services};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use ttrpc::r#async::Server;
 use ttrpc::r#async::transport::Listener;
@@ -65,10 +66,15 @@ impl Service {
         listener.set_nonblocking(true).internal(|| "prepare the listener")?;
         let listener = UnixListener::from_std(listener).internal(|| "watch the listener")?;
         let (connections, first) = Connections::of(listener);
-        let shutdown = Arc::new(Notify::new());
-        let hook = Arc::clone(&shutdown);
-        let tasks =
-            TaskServer::new(Arc::clone(&self.runtime)).on_shutdown(move || hook.notify_one());
+        let (ask, mut asked) = unbounded_channel();
+        let tasks = TaskServer::new(Arc::clone(&self.runtime)).on_shutdown(move || {
+            let (settle, settled) = oneshot::channel();
+            // Once the server leaves nobody listens, and the answer goes out at once.
+            let _ = ask.send(settle);
+            async move {
+                let _: std::result::Result<(), _> = settled.await;
+            }
+        });
         let signals = Signals::watch()?;
         let publisher = Publisher::spawn(self.runtime.events()?, self.destination.clone());
         let mut server = Server::new()
@@ -77,12 +83,10 @@ impl Service {
         server.start().await.internal(|| "start the ttrpc server")?;
         log::info!("serving sandbox {}", self.sandbox);
 
-        let reason = self.serve(signals, &shutdown, first).await;
+        let reason = self.serve(signals, &mut asked, first).await;
         log::info!("leaving sandbox {}: {reason:?}", self.sandbox);
-        // The socket goes first: who comes from now on starts a server of his own.
-        if let Err(error) = self.socket.remove() {
-            log::warn!("{}", error.chain());
-        }
+        self.remove_socket();
+        drop(asked);
         if reason == Reason::Terminated {
             self.release().await;
         }
@@ -94,7 +98,7 @@ impl Service {
     async fn serve(
         &self,
         mut signals: Signals,
-        shutdown: &Notify,
+        shutdown: &mut UnboundedReceiver<oneshot::Sender<()>>,
         first: oneshot::Receiver<()>,
     ) -> Reason {
         let nobody_came = async {
@@ -107,10 +111,20 @@ impl Service {
             tokio::select! {
                 () = signals.terminate() => return Reason::Terminated,
                 () = &mut nobody_came => return Reason::NobodyCame,
-                () = shutdown.notified() => if self.is_empty().await {
+                Some(settle) = shutdown.recv() => if self.is_empty().await {
+                    // Before the answer: a daemon that has it may ask for a new server at once.
+                    self.remove_socket();
+                    drop(settle);
                     return Reason::Shutdown;
                 },
             }
+        }
+    }
+
+    /// The socket goes first: who comes from now on starts a server of his own.
+    fn remove_socket(&self) {
+        if let Err(error) = self.socket.remove() {
+            log::warn!("{}", error.chain());
         }
     }
 

@@ -1,5 +1,6 @@
 //! Answers Task messages with a [`Runtime`].
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use containerd_shim_protos::api;
@@ -19,11 +20,13 @@ pub struct Answer {
     pub payload: Vec<u8>,
 }
 
+type ShutdownHook = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
 /// The Task service over a runtime, without a transport.
 pub struct TaskServer {
     runtime: Arc<dyn Runtime>,
     metrics: CgroupVersion,
-    on_shutdown: Option<Box<dyn Fn() + Send + Sync>>,
+    on_shutdown: Option<ShutdownHook>,
 }
 
 impl TaskServer {
@@ -39,11 +42,14 @@ impl TaskServer {
         self
     }
 
-    /// Calls `hook` for each Shutdown that arrives. The hook must return at once; what Shutdown means
-    /// is for the owner of the process to decide.
+    /// Calls `hook` for each Shutdown that arrives, and answers when its future has ended. What
+    /// Shutdown means is for the owner of the process to decide.
     #[must_use]
-    pub fn on_shutdown(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
-        self.on_shutdown = Some(Box::new(hook));
+    pub fn on_shutdown<F>(mut self, hook: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.on_shutdown = Some(Box::new(move || Box::pin(hook())));
         self
     }
 
@@ -83,7 +89,7 @@ impl TaskServer {
             Method::Wait => self.wait(key, decode(payload)?).await,
             Method::Stats => self.stats(key, decode(payload)?).await,
             Method::Connect => self.connect(decode(payload)?).await,
-            Method::Shutdown => self.shutdown(decode(payload)?),
+            Method::Shutdown => self.shutdown(decode(payload)?).await,
         };
         payload.map(|payload| Answer { key, payload })
     }
@@ -218,9 +224,9 @@ impl TaskServer {
         })
     }
 
-    fn shutdown(&self, _request: api::ShutdownRequest) -> Result<Vec<u8>> {
+    async fn shutdown(&self, _request: api::ShutdownRequest) -> Result<Vec<u8>> {
         if let Some(hook) = &self.on_shutdown {
-            hook();
+            hook().await;
         }
         empty()
     }

@@ -65,6 +65,8 @@ async fn call(client: &Client, method: &str) -> ttrpc::Result<()> {
 async fn shutdown_is_answered_and_then_the_server_leaves() {
     let case = Case::new();
     call(&case.client().await, "Shutdown").await.unwrap();
+    // Who starts a server now must not find the one that leaves.
+    assert!(!case.socket().exists());
     case.left().await;
 }
 
