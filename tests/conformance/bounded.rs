@@ -1,4 +1,5 @@
-//! A deadline on every call, whatever the runtime does.
+//! What is between a case and its runtime: a deadline on every call, whatever the runtime does, and
+//! the place where faults are put to try the cases.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -12,11 +13,16 @@ use runtime_api::{
     SandboxId, SandboxStatus, Signal, Stats, Token, Update, WindowSize,
 };
 
+use crate::fault::Faults;
+
 /// How long one call may take, a creation that has to make a template included.
 pub(crate) const CALL: Duration = Duration::from_secs(60);
 
 /// Another runtime, whose calls end.
-pub(crate) struct Bounded(pub(crate) Arc<dyn Runtime>);
+pub(crate) struct Bounded {
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) faults: Faults,
+}
 
 async fn bounded<T>(name: &str, call: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(CALL, call).await.unwrap_or_else(|_| {
@@ -28,90 +34,94 @@ async fn bounded<T>(name: &str, call: impl Future<Output = Result<T>>) -> Result
 #[async_trait]
 impl Runtime for Bounded {
     fn capabilities(&self) -> Capabilities {
-        self.0.capabilities()
+        self.runtime.capabilities()
     }
 
     async fn create_sandbox(&self, request: CreateSandbox) -> Result<Pid> {
-        bounded("create_sandbox", self.0.create_sandbox(request)).await
+        bounded("create_sandbox", self.runtime.create_sandbox(request)).await
     }
 
     async fn sandbox_status(&self, sandbox: &SandboxId) -> Result<SandboxStatus> {
-        bounded("sandbox_status", self.0.sandbox_status(sandbox)).await
+        bounded("sandbox_status", self.runtime.sandbox_status(sandbox)).await
     }
 
     async fn delete_sandbox(&self, sandbox: &SandboxId) -> Result<()> {
-        bounded("delete_sandbox", self.0.delete_sandbox(sandbox)).await
+        bounded("delete_sandbox", self.runtime.delete_sandbox(sandbox)).await
     }
 
     async fn create_container(&self, request: CreateContainer) -> Result<Created> {
-        bounded("create_container", self.0.create_container(request)).await
+        self.faults.creation(&request);
+        bounded("create_container", self.runtime.create_container(request)).await
     }
 
     async fn start(&self, process: &ProcessRef) -> Result<Pid> {
-        bounded("start", self.0.start(process)).await
+        bounded("start", self.runtime.start(process)).await
     }
 
     async fn exec(&self, request: Exec) -> Result<()> {
-        bounded("exec", self.0.exec(request)).await
+        bounded("exec", self.runtime.exec(request)).await
     }
 
     async fn state(&self, process: &ProcessRef) -> Result<ProcessState> {
-        bounded("state", self.0.state(process)).await
+        self.faults.answer(bounded("state", self.runtime.state(process)).await)
     }
 
     async fn kill(&self, process: &ProcessRef, signal: Signal, scope: KillScope) -> Result<()> {
-        bounded("kill", self.0.kill(process, signal, scope)).await
+        bounded("kill", self.runtime.kill(process, signal, scope)).await
     }
 
     async fn wait(&self, process: &ProcessRef) -> Result<ExitStatus> {
-        bounded("wait", self.0.wait(process)).await
+        let exit = bounded("wait", self.runtime.wait(process)).await?;
+        Ok(self.faults.exit(exit))
     }
 
     async fn delete(&self, process: &ProcessRef) -> Result<ExitStatus> {
-        bounded("delete", self.0.delete(process)).await
+        let exit = bounded("delete", self.runtime.delete(process)).await?;
+        self.faults.deletion();
+        Ok(self.faults.exit(exit))
     }
 
     async fn pause(&self, container: &ContainerId) -> Result<()> {
-        bounded("pause", self.0.pause(container)).await
+        bounded("pause", self.runtime.pause(container)).await
     }
 
     async fn resume(&self, container: &ContainerId) -> Result<()> {
-        bounded("resume", self.0.resume(container)).await
+        bounded("resume", self.runtime.resume(container)).await
     }
 
     async fn update(&self, request: Update) -> Result<()> {
-        bounded("update", self.0.update(request)).await
+        bounded("update", self.runtime.update(request)).await
     }
 
     async fn stats(&self, container: &ContainerId) -> Result<Stats> {
-        bounded("stats", self.0.stats(container)).await
+        bounded("stats", self.runtime.stats(container)).await
     }
 
     async fn pids(&self, container: &ContainerId) -> Result<Vec<ProcessInfo>> {
-        bounded("pids", self.0.pids(container)).await
+        bounded("pids", self.runtime.pids(container)).await
     }
 
     async fn resize_pty(&self, process: &ProcessRef, size: WindowSize) -> Result<()> {
-        bounded("resize_pty", self.0.resize_pty(process, size)).await
+        bounded("resize_pty", self.runtime.resize_pty(process, size)).await
     }
 
     async fn close_io(&self, process: &ProcessRef) -> Result<()> {
-        bounded("close_io", self.0.close_io(process)).await
+        bounded("close_io", self.runtime.close_io(process)).await
     }
 
     async fn attach(&self, token: &Token) -> Result<Handle> {
-        bounded("attach", self.0.attach(token)).await
+        bounded("attach", self.runtime.attach(token)).await
     }
 
     async fn dial(&self, sandbox: &SandboxId, port: u16) -> Result<OwnedFd> {
-        bounded("dial", self.0.dial(sandbox, port)).await
+        bounded("dial", self.runtime.dial(sandbox, port)).await
     }
 
     fn events(&self) -> Result<EventStream> {
-        self.0.events()
+        Ok(self.faults.events(self.runtime.events()?))
     }
 
     async fn checkpoint(&self, container: &ContainerId, directory: &Path) -> Result<()> {
-        bounded("checkpoint", self.0.checkpoint(container, directory)).await
+        bounded("checkpoint", self.runtime.checkpoint(container, directory)).await
     }
 }

@@ -16,6 +16,7 @@ use runtime_api::{
 use tokio::task::JoinHandle;
 
 use crate::bounded::Bounded;
+use crate::fault::{Fault, Faults};
 use crate::process::{Process, Ran};
 use crate::record::Observation;
 use crate::streams::{Streams, Wanted};
@@ -44,8 +45,10 @@ impl Context {
         root: &Path,
         number: u32,
         tolerated: Vec<(String, String)>,
+        fault: Option<Fault>,
     ) -> Result<Self> {
-        let runtime: Arc<dyn Runtime> = Arc::new(Bounded(Arc::clone(&door.runtime)));
+        let (runtime, faults) = (Arc::clone(&door.runtime), Faults::new(fault));
+        let runtime: Arc<dyn Runtime> = Arc::new(Bounded { runtime, faults });
         let mut stream = runtime.events()?;
         let events = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&events);

@@ -11,6 +11,7 @@ mod case;
 mod cases;
 mod context;
 mod differences;
+mod fault;
 mod parity;
 mod process;
 mod record;

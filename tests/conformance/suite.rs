@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::case::Case;
 use crate::context::{Context, unmount_below};
 use crate::differences::Differences;
+use crate::fault::Fault;
 use crate::record::{Observation, Outcome, Record, Records};
 use crate::target::{Door, Target};
 
@@ -48,7 +49,7 @@ impl Suite {
         [directory, format!("conformance-{}-", std::process::id())]
     }
 
-    fn run(&self, target: Target, case: &Case) -> Record {
+    fn run(&self, target: Target, case: &Case, fault: Option<Fault>) -> Record {
         let skipped = |why: String| Record::new(target, case, Outcome::Skipped(why));
         if let Some(why) = case.pending {
             return skipped(format!("pending: {why}"));
@@ -60,7 +61,7 @@ impl Suite {
         let root = self.directory.path().join(number.to_string());
         fs::create_dir(&root).unwrap();
         let began = Instant::now();
-        let mut record = match self.execute(target, case, number, root.clone()) {
+        let mut record = match self.execute((target, fault), case, number, root.clone()) {
             Ok(seen) => seen.judged(Record::new(target, case, Outcome::Passed)),
             Err(why) => skipped(why),
         };
@@ -78,7 +79,7 @@ impl Suite {
     /// Runs the body; the error is a reason to skip it.
     fn execute(
         &self,
-        target: Target,
+        (target, fault): (Target, Option<Fault>),
         case: &Case,
         number: u32,
         root: PathBuf,
@@ -92,7 +93,7 @@ impl Suite {
         let context = executor.block_on(async {
             let config = self.directory.path().join("vmrt.toml");
             let door = Door::open(target, &config, &root).await?;
-            Context::open(door, &root, number, tolerated).await
+            Context::open(door, &root, number, tolerated, fault).await
         });
         let context = match context {
             Ok(context) => context,
@@ -166,7 +167,7 @@ pub(crate) fn trials(cases: &[Case], targets: &[Target], suite: Option<&Arc<Suit
         let name = format!("{}: {}", target.name(), case.name);
         Trial::ignorable_test(name, move || {
             let Some(suite) = suite else { return Ok(Completion::Completed) };
-            let record = suite.run(target, &case);
+            let record = suite.run(target, &case, None);
             let outcome = record.outcome.clone();
             suite.records.add(record);
             match outcome {
@@ -177,7 +178,27 @@ pub(crate) fn trials(cases: &[Case], targets: &[Target], suite: Option<&Arc<Suit
             }
         })
     };
-    pairs.map(trial).collect()
+    pairs.map(trial).chain(fault_trials(cases, targets, suite)).collect()
+}
+
+/// The cases themselves are tried on one of our doors: each fault must be found.
+fn fault_trials(cases: &[Case], targets: &[Target], suite: Option<&Arc<Suite>>) -> Vec<Trial> {
+    let Some(target) = targets.iter().copied().find(|one| *one != Target::Reference) else {
+        return Vec::new();
+    };
+    let trial = |&(fault, name): &(Fault, &str)| {
+        let suite = suite.cloned();
+        let case = cases.iter().find(|case| case.name == name).copied();
+        let case = case.unwrap_or_else(|| panic!("no case {name:?}"));
+        Trial::test(format!("fault: {fault:?} is found by: {name}"), move || {
+            let Some(suite) = suite else { return Ok(()) };
+            match suite.run(target, &case, Some(fault)).outcome {
+                Outcome::Failed(_) => Ok(()),
+                other => Err(Failed::from(format!("it was not found: {other:?}"))),
+            }
+        })
+    };
+    Fault::ALL.iter().map(trial).collect()
 }
 
 fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
