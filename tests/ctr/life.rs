@@ -16,6 +16,7 @@ pub(crate) const CASES: &[Case] = &[
     ("ten containers at once, each with its own output", ten_at_once),
     ("the pid that a daemon is told lives, in a network namespace of its own", pid),
     ("init of a pid namespace: SIGTERM to a plain sleep has no effect", pid_one),
+    ("paused: no exec, no second pause, and a kill ends it; a running one is not resumed", paused),
     ("a stopped task can be deleted and started again", again),
     ("the shim is killed: the task ends with 137 and nothing is left", shim_killed),
     ("the guest's clock shows the host's time and runs at its speed", clock),
@@ -119,6 +120,23 @@ fn pid_one(daemon: &Daemon, id: &str) {
     assert_eq!(state(daemon, id), "RUNNING");
     daemon.ctr(&["task", "kill", "-s", "9", id]).succeeds();
     becomes(daemon, id, "STOPPED");
+}
+
+fn paused(daemon: &Daemon, id: &str) {
+    daemon.run(id, &["-d"], &["sleep", "1000"]).succeeds();
+    let task = |action: &str| daemon.ctr(&["task", action, id]);
+    task("resume").fails_naming(&[id, "failed precondition"]);
+    task("pause").succeeds();
+    assert_eq!(state(daemon, id), "PAUSED");
+    let exec = ["task", "exec", "--exec-id", "e", id, "true"];
+    daemon.ctr(&exec).fails_naming(&[id, "failed precondition"]);
+    task("pause").fails_naming(&[id, "failed precondition"]);
+    task("resume").succeeds();
+    daemon.ctr(&exec).succeeds();
+    task("pause").succeeds();
+    daemon.ctr(&["task", "kill", "-s", "9", id]).succeeds();
+    becomes(daemon, id, "STOPPED");
+    removed_with(daemon, id, 137);
 }
 
 fn again(daemon: &Daemon, id: &str) {

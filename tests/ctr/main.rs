@@ -7,6 +7,7 @@ mod deaths;
 mod errors;
 mod life;
 mod memory;
+mod pressure;
 mod restart;
 mod spec;
 mod streams;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         deaths::CASES,
         memory::CASES,
         restart::CASES,
+        pressure::CASES,
         spec::CASES,
         templates::CASES,
         streams::CASES,
