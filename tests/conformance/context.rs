@@ -1,7 +1,6 @@
 //! What a case has: a runtime of its own, names, bundles, streams, events, and a notebook.
 
 use std::fmt::Debug;
-use std::fs;
 use std::future::poll_fn;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -280,15 +279,5 @@ fn words_of(kind: &EventKind) -> String {
         EventKind::ExecStarted { exec, .. } => format!("exec-started {exec}"),
         EventKind::Paused => "paused".to_owned(),
         EventKind::Resumed => "resumed".to_owned(),
-    }
-}
-
-/// Removes the mounts that are left below a directory.
-pub(crate) fn unmount_below(root: &Path) {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let root = root.display().to_string();
-    let points: Vec<_> = mounts.lines().filter_map(|line| line.split(' ').nth(4)).collect();
-    for point in points.iter().rev().filter(|point| point.starts_with(&root)) {
-        let _ = std::process::Command::new("umount").args(["-l", point]).status();
     }
 }

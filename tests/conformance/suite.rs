@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use conformance::{eventually, part, processes};
+use conformance::{eventually, part, processes, text_of, unmount_below};
 use libtest_mimic::{Completion, Failed, Trial};
 use tempfile::TempDir;
 
 use crate::case::Case;
-use crate::context::{Context, unmount_below};
+use crate::context::Context;
 use crate::differences::Differences;
 use crate::fault::Fault;
 use crate::record::{Observation, Outcome, Record, Records};
@@ -199,9 +199,4 @@ fn fault_trials(cases: &[Case], targets: &[Target], suite: Option<&Arc<Suite>>) 
         })
     };
     Fault::ALL.iter().map(trial).collect()
-}
-
-fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
 }

@@ -17,7 +17,7 @@ mod volumes;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use conformance::{Daemon, Leaks};
+use conformance::{Daemon, Leaks, text_of};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// A case: a sentence that says what holds, and the body that shows it with containers of the
@@ -78,7 +78,5 @@ fn trials(cases: &[Case], daemon: Option<&Arc<Daemon>>) -> Vec<Trial> {
 }
 
 fn failed(panic: &(dyn std::any::Any + Send), log: &str) -> Failed {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
-    Failed::from(format!("{text}\n-- the daemon's log --\n{log}"))
+    Failed::from(format!("{}\n-- the daemon's log --\n{log}", text_of(panic)))
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use conformance::{Daemon, processes};
+use conformance::{Daemon, noise, processes};
 
 use crate::Case;
 use crate::life::{becomes, removed_with};
@@ -19,18 +19,6 @@ pub(crate) const CASES: &[Case] = &[
     ("exec: exit code, output, user and working directory", exec),
     ("exec: the id can be used again", exec_again),
 ];
-
-/// Bytes that do not repeat soon.
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()[3]
-    };
-    std::iter::repeat_with(next).take(length).collect()
-}
 
 /// The sum that busybox in the container and coreutils on the host agree on.
 fn sum_of(data: Vec<u8>) -> String {

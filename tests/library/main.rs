@@ -12,7 +12,7 @@ mod restart;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use conformance::Leaks;
+use conformance::{Leaks, text_of};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use place::Place;
@@ -53,9 +53,4 @@ fn trials(cases: &[Case], suite: Option<&Arc<place::Suite>>) -> Vec<Trial> {
         })
     };
     cases.iter().map(trial).collect()
-}
-
-fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
 }

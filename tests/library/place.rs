@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use conformance::{Bundle, part, processes};
+use conformance::{Bundle, part, processes, unmount_below};
 use runtime_api::{
     ContainerId, CreateContainer, Created, Endpoint, ErrorKind, KillScope, ProcessRef, Result,
     Runtime, RuntimeOptions, SandboxId, Signal, Stdio,
@@ -155,12 +155,7 @@ impl Drop for Place {
         for vmm in self.vmms() {
             let _ = Command::new("kill").args(["-9", &vmm.pid.to_string()]).status();
         }
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let root = self.root.display().to_string();
-        let points: Vec<_> = mounts.lines().filter_map(|line| line.split(' ').nth(4)).collect();
-        for point in points.iter().rev().filter(|point| point.starts_with(&root)) {
-            let _ = Command::new("umount").args(["-l", point]).status();
-        }
+        unmount_below(&self.root);
     }
 }
 

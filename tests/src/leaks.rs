@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -63,6 +64,16 @@ pub fn left_of(word: &str) -> Vec<String> {
     };
     eventually(Duration::from_secs(5), || named().is_empty());
     named()
+}
+
+/// Removes the mounts that are left at and below a directory, the latest first.
+pub fn unmount_below(root: &Path) {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points: Vec<_> = mounts.lines().filter_map(|line| line.split(' ').nth(4)).collect();
+    // By whole names: a directory called 1 has nothing to do with one called 10.
+    for point in points.iter().rev().filter(|point| Path::new(point).starts_with(root)) {
+        let _ = Command::new("umount").args(["-l", point]).status();
+    }
 }
 
 fn everything() -> BTreeSet<String> {

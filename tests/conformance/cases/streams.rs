@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use conformance::{Bundle, process};
+use conformance::{Bundle, noise, process};
 use runtime_api::{Endpoint, ErrorKind, Status, Stdio};
 use sha2::{Digest, Sha256};
 
@@ -55,18 +55,6 @@ pub(crate) const CASES: &[Case] = &[
     ),
     case!("a flood does not delay the output of another container", "IO: flood", flood),
 ];
-
-/// Bytes that do not repeat soon.
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()[3]
-    };
-    std::iter::repeat_with(next).take(length).collect()
-}
 
 fn sum(data: &[u8]) -> String {
     let digest = Sha256::digest(data);
